@@ -1,0 +1,2 @@
+//! The integer network.
+#![no_std]
