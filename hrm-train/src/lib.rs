@@ -1,1 +1,4 @@
-//! Training.
+//! Train, quantise and analyse Hierarchical Reasoning Models.
+pub mod data;
+pub mod engine;
+pub mod spec;

@@ -1,0 +1,1 @@
+//! Tasks: tokens, symmetries, verifiers.

@@ -1,0 +1,1 @@
+//! Structured cells on CPUs.

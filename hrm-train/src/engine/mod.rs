@@ -1,0 +1,116 @@
+//! What the training loop needs from a float network: one interface, two engines.
+//!
+//! `fused` is written for structured cells on CPUs and needs no library; `torch` (feature `tch`) runs every member of the family on CPU
+//! or CUDA. Both are deterministic on the CPU for a given seed and thread count does not change the result.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub mod fused;
+
+/// Loss over the symbols of a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    /// Cross entropy of the softmax.
+    Softmax,
+    /// Cross entropy of stablemax, `s(x) = x + 1` for `x >= 0`, else `1 / (1 - x)`, in f64 (HRM).
+    Stablemax,
+}
+
+/// Which module calls of a segment carry gradient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Gradient {
+    /// The last L and the last H call (HRM).
+    OneStep,
+    /// Every call of the last H cycle (TRM).
+    LastRecursion,
+}
+
+/// Update rule. All use decoupled weight decay and bias correction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerKind {
+    /// `p -= lr / (1 - b1^t) * atan2(m, sqrt(v) / sqrt(1 - b2^t))`.
+    AdamAtan2,
+    /// AdamW with epsilon 1e-8.
+    AdamW,
+}
+
+/// Fixed settings of one run, as the engines see them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EngineOptions {
+    /// Puzzles trained at once.
+    pub batch: usize,
+    /// Loss over symbols.
+    pub loss: Loss,
+    /// Extent of the gradient.
+    pub gradient: Gradient,
+    /// Update rule.
+    pub optimizer: OptimizerKind,
+    /// First and second moment decay.
+    pub betas: (f64, f64),
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Decay of the running mean of the weights; 0 switches it off.
+    pub ema: f64,
+    /// Weight of the halting loss (0.5 in the papers; 0: no Q head is trained).
+    pub q_weight: f64,
+    /// Standard deviation of Gaussian noise added to the carry before each segment (0: none).
+    pub carry_noise: f64,
+    /// Largest norm of the gradient; 0: no clipping.
+    pub clip: f64,
+    /// Worker threads.
+    pub threads: usize,
+    /// Seed of initial weights, starts and noise.
+    pub seed: u64,
+}
+
+/// What one training segment did to one row of the batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RowOutcome {
+    /// Cross entropy averaged over the cells.
+    pub loss: f32,
+    /// Halt logit.
+    pub q_halt: f32,
+    /// Cells answered correctly (givens included).
+    pub cells: u16,
+    /// Whether all cells are right.
+    pub exact: bool,
+}
+
+/// Named tensors: shape and row-major values.
+pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+/// A float network with its optimizer and the carries of its batch.
+pub trait Engine {
+    /// One deep-supervision step: one segment for every row of the batch, loss, gradient, one optimizer step. The carry is kept, detached.
+    ///
+    /// `inputs`, `labels`: tokens `[batch, S]`; `reset[b]`: row `b` holds a new puzzle, its carry starts afresh. Labels equal to 0 do not
+    /// count in the loss.
+    ///
+    /// # Errors
+    /// Non-finite loss or gradient (the weights are left as they were), library failures.
+    fn train_segment(&mut self, inputs: &[u8], labels: &[u8], reset: &[bool], lr: f64) -> anyhow::Result<Vec<RowOutcome>>;
+
+    /// Runs `segments` segments from fresh starts without gradient, with the averaged weights where there are any, and calls
+    /// `observe(segment, tokens [n, S], q_halt [n])` after each. Starts depend on `seed` and the puzzle's index only.
+    ///
+    /// # Errors
+    /// Library failures.
+    fn infer(&mut self, inputs: &[u8], segments: usize, seed: u64, observe: &mut dyn FnMut(usize, &[u8], &[f32])) -> anyhow::Result<()>;
+
+    /// The weights to use and ship (averaged where there is an average), by public name.
+    fn weights(&self) -> Tensors;
+
+    /// Everything an exact resume needs: weights, averages, moments, carries, step count, random state (integers as exact bit patterns).
+    fn state(&self) -> Tensors;
+
+    /// Restores what [`Engine::state`] gave.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape; nothing is changed then.
+    fn restore(&mut self, state: &Tensors) -> anyhow::Result<()>;
+}
