@@ -1,2 +1,32 @@
-//! Developer tasks.
-fn main() {}
+//! Developer tasks: `cargo xtask TASK`. Each task is one module; nothing here does the work.
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod cargo;
+mod libtorch;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Developer tasks of this workspace")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Put the libtorch that `hrm-train --features tch` links into target/libtorch (from the Python wheel, CPU only, about 550 MB to download).
+    Libtorch,
+    /// Run `hrm-train ARGS` with libtorch found or fetched.
+    Train {
+        /// Arguments of hrm-train.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().task {
+        Task::Libtorch => libtorch::ensure().map(|dir| println!("libtorch {} in {}", libtorch::VERSION, dir.display())),
+        Task::Train { args } => cargo::train(&args),
+    }
+}

@@ -1,0 +1,52 @@
+//! Starting cargo with what a task needs around it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::libtorch;
+
+/// The workspace's root.
+#[must_use]
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_path_buf()
+}
+
+/// `cargo` in the workspace's root: the one that started this task.
+#[must_use]
+pub fn command() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// `cargo` that builds and runs programs with libtorch: fetches it where it is missing.
+///
+/// # Errors
+/// As [`libtorch::ensure`].
+pub fn with_libtorch() -> Result<Command> {
+    let dir = libtorch::ensure()?;
+    let mut command = command();
+    libtorch::environment(&mut command, &dir)?;
+    Ok(command)
+}
+
+/// Runs `hrm-train ARGS` from a release build with libtorch, in the caller's folder.
+///
+/// # Errors
+/// libtorch cannot be fetched, the build fails, or hrm-train ends with an error: then this process ends with its exit code.
+pub fn train(args: &[String]) -> Result<()> {
+    let here = std::env::current_dir().context("the current folder cannot be read")?;
+    let mut command = with_libtorch()?;
+    command.current_dir(here).args(["run", "--quiet", "--release", "--features", "tch", "--manifest-path"]);
+    command.arg(root().join("hrm-train/Cargo.toml")).args(["--bin", "hrm-train", "--"]).args(args);
+    let status = command.status().context("cargo could not be started")?;
+    if !status.success() {
+        match status.code() {
+            Some(code) => std::process::exit(code),
+            None => bail!("hrm-train was ended by a signal ({status})"),
+        }
+    }
+    Ok(())
+}
