@@ -1,0 +1,652 @@
+//! One TOML file a run: task, data, model, training, evaluation, checkpoints.
+//!
+//! [`RunConfig::load`] reads a file, applies `--set key=value` overrides and refuses what cannot be built. [`RunConfig::to_toml`] writes
+//! the resolved config with the documentation of every field as comments; that text reads back to the same config.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail, ensure};
+use hrm_core::task::Sudoku;
+use hrm_core::{Config, Mixer, Start};
+use serde::{Deserialize, Serialize};
+
+use crate::engine::{EngineOptions, Gradient, Loss, OptimizerKind};
+use crate::spec::{Grouping, ModelSpec};
+
+/// Kind of task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TaskKind {
+    /// Sudoku of size 4, 6 or 9.
+    Sudoku,
+}
+
+/// Which implementation trains the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EngineKind {
+    /// Our own CPU engine for `group-sum` models; needs no library.
+    Fused,
+    /// libtorch, every member of the family, CPU or CUDA (built with `--features tch`).
+    Torch,
+}
+
+/// Course of the learning rate after the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// Stays at `lr`.
+    Constant,
+    /// Half a cosine from `lr` at the end of the warm-up to `lr * min_ratio` at the last step.
+    Cosine,
+}
+
+/// Number format of the matrix products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dtype {
+    /// 32-bit floats.
+    F32,
+    /// bfloat16 products, 32-bit weights and sums.
+    Bf16,
+}
+
+/// Paths: one string or a list of strings in TOML.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "OneOrMany")]
+pub struct Paths(pub Vec<String>);
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a path or a list of paths")]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl From<OneOrMany> for Paths {
+    fn from(value: OneOrMany) -> Self {
+        match value {
+            OneOrMany::One(path) if path.is_empty() => Self(Vec::new()),
+            OneOrMany::One(path) => Self(vec![path]),
+            OneOrMany::Many(paths) => Self(paths),
+        }
+    }
+}
+
+/// Puzzles made by the built-in generator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Generate {
+    /// How many; 0: none.
+    pub n: usize,
+    /// Seed of the generator.
+    pub seed: u64,
+    /// Prefer puzzles that need guesses.
+    pub hard: bool,
+}
+
+impl Default for Generate {
+    fn default() -> Self {
+        Self { n: 0, seed: 1, hard: false }
+    }
+}
+
+/// One line of a documented section.
+struct Entry {
+    key: &'static str,
+    doc: &'static [&'static str],
+    value: toml::Value,
+}
+
+/// Defines a section once: the struct, its defaults, its strict reader and its documented writer.
+macro_rules! section {
+    ($(#[doc = $doc:literal])* $name:ident { $($(#[doc = $field_doc:literal])* $field:ident: $ty:ty = $default:expr,)* }) => {
+        $(#[doc = $doc])*
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name {
+            $($(#[doc = $field_doc])* #[doc = concat!("Default: `", stringify!($default), "`.")] pub $field: $ty,)*
+        }
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+        impl $name {
+            const DOC: &'static [&'static str] = &[$($doc),*];
+            fn entries(&self) -> anyhow::Result<Vec<Entry>> {
+                Ok(vec![$(Entry { key: stringify!($field), doc: &[$($field_doc),*], value: toml::Value::try_from(&self.$field)? },)*])
+            }
+        }
+    };
+}
+
+section! {
+    /// What is learned.
+    TaskSection {
+        /// `sudoku`.
+        kind: TaskKind = TaskKind::Sudoku,
+        /// Rows of the grid: 4, 6 or 9.
+        size: usize = 9,
+    }
+}
+
+section! {
+    /// Where the puzzles come from. Relative paths are looked up from the working directory, then from the config's folder.
+    DataSection {
+        /// Name of the data protocol, written into the model's record (`A`, `B`, `generated`, ..).
+        protocol: String = "unnamed".to_owned(),
+        /// CSV files `source,question,answer,rating` (plain or .gz) to train on; one path or a list.
+        train: Paths = Paths::default(),
+        /// Sidecar of each training CSV, in row order, whose last column names the class of the solution grid; one each, or none.
+        meta: Paths = Paths::default(),
+        /// Sidecars of sets that must stay unseen: training rows that share a solution class with any of them are dropped (needs `meta`).
+        exclude_meta: Paths = Paths::default(),
+        /// Puzzles of the built-in generator, added to those of the files.
+        generate: Generate = Generate::default(),
+        /// Training puzzles set aside to choose the checkpoint; with `meta`, whole solution classes are set aside.
+        holdout: usize = 512,
+        /// Probability that a puzzle is made easier: 1 to blanks - 1 of its blank cells are filled from the solution.
+        easier: f64 = 0.5,
+        /// Draw a random symmetry of the task for every puzzle.
+        symmetries: bool = true,
+    }
+}
+
+section! {
+    /// The network; groupings follow from the task (row, column, box, and with digit fields the cell).
+    ModelSection {
+        /// `group-sum`, `attention`, `token-mlp` or `group-attention`.
+        mixer: Mixer = Mixer::GroupSum,
+        /// One field of channels for each symbol, with shared weights: exactly equivariant to relabelling.
+        fields: bool = true,
+        /// One module for both updates (true) or an L module and an H module.
+        shared: bool = true,
+        /// Channels of a row, 4 to 1024.
+        channels: u16 = 48,
+        /// Inner width of the gated MLP, 4 to 4096.
+        inner: u16 = 96,
+        /// Inner width of the MLP over tokens; 0 without `token-mlp`.
+        token_inner: u16 = 0,
+        /// Attention heads; 0 without attention.
+        heads: u16 = 0,
+        /// Rotary position embedding; attention only.
+        rope: bool = false,
+        /// Learned prefix tokens; 0 with groups.
+        prefix: u16 = 0,
+        /// Blocks of a module, 1 to 16.
+        layers: u8 = 2,
+        /// H updates a segment, 1 to 16.
+        h_cycles: u8 = 1,
+        /// L updates for each H update, 1 to 16.
+        l_cycles: u8 = 2,
+        /// Carry of a fresh puzzle: `random` or `fixed`.
+        start: Start = Start::Random,
+    }
+}
+
+section! {
+    /// The optimisation.
+    TrainSection {
+        /// `fused` (own CPU engine, group-sum only) or `torch` (feature `tch`).
+        engine: EngineKind = EngineKind::Fused,
+        /// `cpu` or `cuda:N`; torch only.
+        device: String = "cpu".to_owned(),
+        /// `f32` or `bf16` (torch only).
+        dtype: Dtype = Dtype::F32,
+        /// Segments trained: optimizer steps of the whole run. The learning rate is a function of the step and of this.
+        steps: u64 = 10_000,
+        /// Puzzles trained at once.
+        batch: usize = 64,
+        /// Peak learning rate.
+        lr: f64 = 2e-3,
+        /// Steps of linear warm-up.
+        warmup: u64 = 200,
+        /// `constant` or `cosine`.
+        schedule: Schedule = Schedule::Cosine,
+        /// Last learning rate of the cosine, as a part of `lr`.
+        min_ratio: f64 = 0.01,
+        /// `adam-w` or `adam-atan2`.
+        optimizer: OptimizerKind = OptimizerKind::AdamW,
+        /// Decay of the first and second moments.
+        betas: (f64, f64) = (0.9, 0.95),
+        /// Decoupled weight decay.
+        weight_decay: f64 = 0.1,
+        /// Decay of the running mean of the weights, which is what is evaluated and shipped; 0: none.
+        ema: f64 = 0.999,
+        /// `softmax` or `stablemax`.
+        loss: Loss = Loss::Softmax,
+        /// `last-recursion` (every call of the last H cycle) or `one-step` (the last L and H call).
+        gradient: Gradient = Gradient::LastRecursion,
+        /// Weight of the halting loss; 0: no Q head, rows stay for `halt_max_steps`.
+        q_weight: f64 = 0.1,
+        /// Segments after which a row gets a new puzzle at the latest.
+        halt_max_steps: u32 = 16,
+        /// Probability that a puzzle must stay for at least U{2..halt_max_steps} segments.
+        halt_exploration: f64 = 0.1,
+        /// Standard deviation of Gaussian noise added to the carry before each segment.
+        carry_noise: f64 = 0.0,
+        /// Largest norm of the gradient; 0: no clipping.
+        clip: f64 = 1.0,
+        /// Worker threads; 0: one for each core. Does not change the result.
+        threads: usize = 0,
+        /// Seed of everything random in the run.
+        seed: u64 = 1,
+        /// Steps between records of metrics.jsonl.
+        log_every: u64 = 100,
+    }
+}
+
+section! {
+    /// Choice of the checkpoint on held-out training puzzles.
+    EvalSection {
+        /// Steps between evaluations; 0: only at the end.
+        every: u64 = 500,
+        /// Segments a puzzle gets; the answer after the last one counts.
+        segments: usize = 16,
+        /// How many of the held-out puzzles; 0: all of them.
+        n: usize = 0,
+    }
+}
+
+section! {
+    /// When the state for a resume is written.
+    CheckpointSection {
+        /// Seconds between checkpoints; 0: not by time.
+        seconds: f64 = 60.0,
+        /// Steps between checkpoints; 0: not by steps.
+        steps: u64 = 0,
+        /// Older checkpoints kept besides the newest.
+        keep: usize = 0,
+        /// Steps between snapshots of the averaged weights (`snapshots/step-N.safetensors`); 0: none.
+        snapshot_every: u64 = 0,
+    }
+}
+
+/// Everything that decides a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunConfig {
+    /// `[task]`
+    pub task: TaskSection,
+    /// `[data]`
+    pub data: DataSection,
+    /// `[model]`
+    pub model: ModelSection,
+    /// `[train]`
+    pub train: TrainSection,
+    /// `[eval]`
+    pub eval: EvalSection,
+    /// `[checkpoint]`
+    pub checkpoint: CheckpointSection,
+}
+
+/// Finds a config: as given, else below the repository this binary was built from.
+///
+/// # Errors
+/// The file is in neither place.
+pub fn find_config(path: &Path) -> anyhow::Result<PathBuf> {
+    if path.exists() {
+        return Ok(path.to_owned());
+    }
+    let built = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for folder in [built.join(".."), built.to_owned()] {
+        let candidate = folder.join(path);
+        if path.is_relative() && candidate.exists() {
+            return Ok(candidate);
+        }
+    }
+    bail!("there is no config {}: give the path of a TOML file, such as configs/sudoku-4x4.toml", path.display())
+}
+
+impl RunConfig {
+    /// Reads `path` (see [`find_config`]), applies `overrides` of the form `section.key=value`, makes data paths independent of the
+    /// config's folder and validates.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no TOML, has an unknown key or a value of a wrong type (with line and column), an override names no
+    /// field, or [`RunConfig::validate`] refuses.
+    pub fn load(path: &Path, overrides: &[String]) -> anyhow::Result<Self> {
+        let path = find_config(path)?;
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read the config {}", path.display()))?;
+        let mut config = Self::parse(&text, overrides).with_context(|| format!("config {}", path.display()))?;
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        for list in [&mut config.data.train, &mut config.data.meta, &mut config.data.exclude_meta] {
+            for file in &mut list.0 {
+                let beside = folder.join(&*file);
+                if !Path::new(file).exists() && beside.exists() {
+                    *file = beside.to_string_lossy().into_owned();
+                }
+            }
+        }
+        Ok(config)
+    }
+
+    /// Reads TOML text, applies the overrides and validates.
+    ///
+    /// # Errors
+    /// As [`RunConfig::load`].
+    pub fn parse(text: &str, overrides: &[String]) -> anyhow::Result<Self> {
+        // Read once as it stands, so that mistakes of the file are shown with line and column.
+        let mut config: Self = toml::from_str(text).map_err(|e| anyhow::anyhow!("{}", e.to_string().trim_end()))?;
+        if !overrides.is_empty() {
+            let mut table = toml::Table::try_from(&config)?;
+            for item in overrides {
+                set(&mut table, item)?;
+            }
+            config = table.try_into().map_err(|e: toml::de::Error| anyhow::anyhow!("after --set: {}", e.to_string().trim_end()))?;
+        }
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The config as TOML with the documentation of every field.
+    ///
+    /// # Errors
+    /// A value TOML cannot hold (an integer above `i64::MAX`).
+    pub fn to_toml(&self) -> anyhow::Result<String> {
+        let mut text = String::new();
+        let mut section = |name: &str, doc: &[&str], entries: Vec<Entry>| {
+            let _ = writeln!(text, "{}[{name}]\n#{}\n", if text.is_empty() { "" } else { "\n" }, doc.join("\n#"));
+            for Entry { key, doc, value } in entries {
+                let _ = writeln!(text, "#{}\n{key} = {value}", doc.join("\n#"));
+            }
+        };
+        section("task", TaskSection::DOC, self.task.entries()?);
+        section("data", DataSection::DOC, self.data.entries()?);
+        section("model", ModelSection::DOC, self.model.entries()?);
+        section("train", TrainSection::DOC, self.train.entries()?);
+        section("eval", EvalSection::DOC, self.eval.entries()?);
+        section("checkpoint", CheckpointSection::DOC, self.checkpoint.entries()?);
+        Ok(text)
+    }
+
+    /// The rules of the task.
+    ///
+    /// # Errors
+    /// A size that no task has.
+    pub fn sudoku(&self) -> anyhow::Result<Sudoku> {
+        Sudoku::new(self.task.size).with_context(|| format!("task.size is {}, expected 4, 6 or 9", self.task.size))
+    }
+
+    /// The architecture.
+    ///
+    /// # Errors
+    /// A sentence naming the field that cannot be built.
+    pub fn spec(&self) -> anyhow::Result<ModelSpec> {
+        let sudoku = self.sudoku()?;
+        let m = &self.model;
+        let groupings = match m.mixer {
+            Mixer::GroupSum | Mixer::GroupAttention => sudoku_groupings(sudoku, m.fields),
+            Mixer::Attention | Mixer::TokenMlp => Vec::new(),
+        };
+        let spec = ModelSpec {
+            config: Config {
+                shared: m.shared,
+                mixer: m.mixer,
+                start: m.start,
+                rope: m.rope,
+                tokens: u16::try_from(sudoku.cells())?,
+                prefix: m.prefix,
+                vocab: u16::try_from(sudoku.vocab())?,
+                fields: if m.fields { u16::try_from(sudoku.size())? } else { 1 },
+                channels: m.channels,
+                inner: m.inner,
+                token_inner: m.token_inner,
+                heads: m.heads,
+                groupings: u8::try_from(groupings.len())?,
+                h_layers: m.layers,
+                l_layers: m.layers,
+                h_cycles: m.h_cycles,
+                l_cycles: m.l_cycles,
+            },
+            groupings,
+        };
+        spec.validate().context("[model]")?;
+        Ok(spec)
+    }
+
+    /// The settings the engine needs.
+    #[must_use]
+    pub fn engine_options(&self) -> EngineOptions {
+        let t = &self.train;
+        EngineOptions {
+            batch: t.batch,
+            loss: t.loss,
+            gradient: t.gradient,
+            optimizer: t.optimizer,
+            betas: t.betas,
+            weight_decay: t.weight_decay,
+            ema: t.ema,
+            q_weight: t.q_weight,
+            carry_noise: t.carry_noise,
+            clip: t.clip,
+            threads: resolve_threads(t.threads),
+            seed: t.seed,
+        }
+    }
+
+    /// Learning rate of optimizer step `step` (the first is 0): a pure function, so that a resumed run follows the same course.
+    #[must_use]
+    pub fn learning_rate(&self, step: u64) -> f64 {
+        let t = &self.train;
+        if step < t.warmup {
+            return t.lr * (step + 1) as f64 / t.warmup as f64;
+        }
+        match t.schedule {
+            Schedule::Constant => t.lr,
+            Schedule::Cosine => {
+                let progress = (step - t.warmup) as f64 / (t.steps.saturating_sub(t.warmup + 1)).max(1) as f64;
+                let cosine = 0.5 * (1.0 + (std::f64::consts::PI * progress.min(1.0)).cos());
+                t.lr * (t.min_ratio + (1.0 - t.min_ratio) * cosine)
+            }
+        }
+    }
+
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// A sentence naming the field, what was found and what was expected.
+    pub fn validate(&self) -> anyhow::Result<()> {
+        self.spec()?;
+        let (d, t, e, c) = (&self.data, &self.train, &self.eval, &self.checkpoint);
+        ensure!(
+            !d.train.0.is_empty() || d.generate.n > 0,
+            "no training data: set data.train to a CSV file or data.generate.n to a number of puzzles"
+        );
+        ensure!(
+            d.meta.0.is_empty() || d.meta.0.len() == d.train.0.len(),
+            "data.meta names {} files, expected one for each of the {} of data.train",
+            d.meta.0.len(),
+            d.train.0.len()
+        );
+        ensure!(d.exclude_meta.0.is_empty() || !d.meta.0.is_empty(), "data.exclude_meta needs data.meta, the sidecars of data.train");
+        ensure!(d.holdout >= 1, "data.holdout is 0, expected at least 1 puzzle to choose the checkpoint with");
+        number("data.easier", d.easier, 0.0, 1.0)?;
+        count("train.steps", t.steps, 1, 1 << 40)?;
+        count("train.batch", t.batch as u64, 1, 65_536)?;
+        number("train.lr", t.lr, 0.0, 10.0)?;
+        ensure!(t.warmup <= t.steps, "train.warmup is {}, expected at most train.steps, {}", t.warmup, t.steps);
+        number("train.min_ratio", t.min_ratio, 0.0, 1.0)?;
+        for (name, beta) in [("train.betas[0]", t.betas.0), ("train.betas[1]", t.betas.1), ("train.ema", t.ema)] {
+            number(name, beta, 0.0, 1.0)?;
+            ensure!(beta < 1.0, "{name} is {beta}, expected less than 1");
+        }
+        number("train.weight_decay", t.weight_decay, 0.0, 100.0)?;
+        number("train.q_weight", t.q_weight, 0.0, 100.0)?;
+        count("train.halt_max_steps", u64::from(t.halt_max_steps), 1, 100_000)?;
+        number("train.halt_exploration", t.halt_exploration, 0.0, 1.0)?;
+        number("train.carry_noise", t.carry_noise, 0.0, 10.0)?;
+        number("train.clip", t.clip, 0.0, 1e9)?;
+        count("train.threads", t.threads as u64, 0, 1024)?;
+        count("train.log_every", t.log_every, 1, 1 << 40)?;
+        count("eval.segments", e.segments as u64, 1, 100_000)?;
+        ensure!(e.n <= d.holdout, "eval.n is {}, expected at most data.holdout, {}", e.n, d.holdout);
+        number("checkpoint.seconds", c.seconds, 0.0, 1e9)?;
+        if t.engine == EngineKind::Fused {
+            ensure!(
+                self.model.mixer == Mixer::GroupSum,
+                "train.engine is `fused`, which trains model.mixer `group-sum` only; take train.engine = \"torch\""
+            );
+            ensure!(t.device == "cpu", "train.device is `{}`, expected `cpu` with train.engine = \"fused\"", t.device);
+            ensure!(t.dtype == Dtype::F32, "train.dtype must be `f32` with train.engine = \"fused\"");
+        }
+        Ok(())
+    }
+
+    /// Keys of everything that decides the weights and differs between two configs, with both values (`here`, `other`). Thread count,
+    /// logging and checkpoint times do not decide them; evaluation decides which weights are shipped.
+    ///
+    /// # Errors
+    /// A value TOML cannot hold.
+    pub fn differences(&self, other: &Self) -> anyhow::Result<Vec<String>> {
+        let mut found = Vec::new();
+        let sections = [
+            ("task", self.task.entries()?, other.task.entries()?),
+            ("data", self.data.entries()?, other.data.entries()?),
+            ("model", self.model.entries()?, other.model.entries()?),
+            ("train", self.train.entries()?, other.train.entries()?),
+            ("eval", self.eval.entries()?, other.eval.entries()?),
+        ];
+        for (name, here, there) in sections {
+            for (a, b) in here.iter().zip(&there) {
+                let free = name == "train" && ["threads", "log_every"].contains(&a.key);
+                if a.value != b.value && !free {
+                    found.push(format!("{name}.{} is {}, the run was started with {}", a.key, a.value, b.value));
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// `threads`, or the number of cores for 0.
+#[must_use]
+pub fn resolve_threads(threads: usize) -> usize {
+    if threads > 0 { threads } else { std::thread::available_parallelism().map_or(1, std::num::NonZero::get) }
+}
+
+/// Row, column and box for each field, and with fields the cell over all of them.
+fn sudoku_groupings(sudoku: Sudoku, fields: bool) -> Vec<Grouping> {
+    let count = if fields { Sudoku::GROUPINGS } else { Sudoku::GROUPINGS - 1 };
+    (0..count)
+        .map(|k| Grouping {
+            // At most 81 groups: the cast cannot truncate.
+            ids: (0..sudoku.cells()).map(|cell| sudoku.group(k, cell) as u16).collect(),
+            merge_fields: k == Sudoku::GROUPINGS - 1,
+        })
+        .collect()
+}
+
+fn number(name: &str, value: f64, min: f64, max: f64) -> anyhow::Result<()> {
+    ensure!(value >= min && value <= max, "{name} is {value}, expected {min} to {max}");
+    Ok(())
+}
+
+fn count(name: &str, value: u64, min: u64, max: u64) -> anyhow::Result<()> {
+    ensure!(value >= min && value <= max, "{name} is {value}, expected {min} to {max}");
+    Ok(())
+}
+
+/// Applies one override `section.key=value`; a value that is no TOML is taken as a string.
+fn set(table: &mut toml::Table, item: &str) -> anyhow::Result<()> {
+    let (key, value) = item.split_once('=').with_context(|| format!("--set {item}: expected section.key=value"))?;
+    let value = value.trim();
+    let parsed = toml::from_str::<toml::Table>(&format!("v = {value}")).ok().and_then(|mut t| t.remove("v"));
+    let value = parsed.unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    let mut path: Vec<&str> = key.trim().split('.').collect();
+    let last = path.pop().unwrap_or_default();
+    let mut here = table;
+    for part in path {
+        here = here
+            .get_mut(part)
+            .and_then(toml::Value::as_table_mut)
+            .with_context(|| format!("--set {item}: there is no section `{part}` (see `hrm-train config`)"))?;
+    }
+    ensure!(here.contains_key(last), "--set {item}: there is no field `{}` (see `hrm-train config`)", key.trim());
+    here.insert(last.to_owned(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = "[data]\ngenerate = { n = 10 }\n";
+
+    fn refused(text: &str, overrides: &[&str]) -> String {
+        let overrides: Vec<String> = overrides.iter().map(|&s| s.to_owned()).collect();
+        format!("{:#}", RunConfig::parse(text, &overrides).expect_err("must be refused"))
+    }
+
+    #[test]
+    fn the_documented_text_reads_back_and_documents_every_field() {
+        let overrides = ["train.lr=1.5e-3", "data.train=a.csv", "task.size=6", "train.betas=[0.5, 0.75]"].map(str::to_owned);
+        let config = RunConfig::parse(MINIMAL, &overrides).unwrap();
+        let text = config.to_toml().unwrap();
+        assert_eq!(RunConfig::parse(&text, &[]).unwrap(), config);
+        let lines: Vec<&str> = text.lines().collect();
+        for (i, line) in lines.iter().enumerate() {
+            if line.contains(" = ") && !line.starts_with('#') {
+                assert!(lines[i - 1].starts_with("# "), "{line} has no documentation");
+            }
+        }
+        assert_eq!(config.data.train.0, ["a.csv"]);
+        assert_eq!(config.data.generate, Generate { n: 10, seed: 1, hard: false });
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let cases: [(&str, &[&str], &[&str]); 12] = [
+            ("[data]\ngenerate = { n = 10 }\n[train]\nlearning_rate = 1", &[], &["learning_rate", "line 4"]),
+            ("[trian]\nlr = 1", &[], &["trian", "line 1"]),
+            ("[train]\nlr = \"x\"", &[], &["line 2"]),
+            (MINIMAL, &["task.size=5"], &["task.size is 5", "4, 6 or 9"]),
+            (MINIMAL, &["train.lrr=1"], &["train.lrr"]),
+            (MINIMAL, &["lr"], &["section.key=value"]),
+            (MINIMAL, &["model.channels=2"], &["channels", "is 2", "4 to 1024"]),
+            (MINIMAL, &["model.heads=3"], &["heads", "is 3", "0 without attention"]),
+            (MINIMAL, &["train.ema=1.0"], &["train.ema is 1"]),
+            (MINIMAL, &["train.batch=0"], &["train.batch is 0"]),
+            (MINIMAL, &["train.lr=nan"], &["train.lr is NaN"]),
+            ("", &[], &["no training data"]),
+        ];
+        for (text, overrides, expected) in cases {
+            let message = refused(text, overrides);
+            for word in expected {
+                assert!(message.contains(word), "{overrides:?}: {message:?} does not name {word:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn groupings_follow_the_task() {
+        let config = RunConfig::parse(MINIMAL, &["task.size=6".to_owned()]).unwrap();
+        let spec = config.spec().unwrap();
+        assert_eq!((spec.config.tokens, spec.config.vocab, spec.config.fields, spec.config.groupings), (36, 8, 6, 4));
+        assert_eq!(spec.groupings.iter().map(|g| g.largest(6)).collect::<Vec<_>>(), [6, 6, 6, 6]);
+        let plain = RunConfig::parse(MINIMAL, &["model.fields=false".to_owned()]).unwrap().spec().unwrap();
+        assert_eq!((plain.config.fields, plain.config.groupings), (1, 3));
+    }
+
+    #[test]
+    fn the_learning_rate_warms_up_and_anneals() {
+        let set = ["train.steps=1000", "train.warmup=100", "train.lr=1.0", "train.min_ratio=0.1"].map(str::to_owned);
+        let config = RunConfig::parse(MINIMAL, &set).unwrap();
+        assert!((config.learning_rate(0) - 0.01).abs() < 1e-12);
+        assert!((config.learning_rate(99) - 1.0).abs() < 1e-12);
+        assert!((config.learning_rate(999) - 0.1).abs() < 1e-12);
+        let rates: Vec<f64> = (100..1000).map(|s| config.learning_rate(s)).collect();
+        assert!(rates.windows(2).all(|w| w[1] < w[0]));
+    }
+
+    #[test]
+    fn only_what_decides_the_weights_counts_as_a_difference() {
+        let a = RunConfig::parse(MINIMAL, &[]).unwrap();
+        let b = RunConfig::parse(MINIMAL, &["train.threads=7".to_owned(), "checkpoint.seconds=1".to_owned()]).unwrap();
+        assert!(a.differences(&b).unwrap().is_empty());
+        let c = RunConfig::parse(MINIMAL, &["train.steps=7".to_owned(), "train.warmup=1".to_owned()]).unwrap();
+        assert_eq!(c.differences(&a).unwrap()[0], "train.steps is 7, the run was started with 10000");
+    }
+}
