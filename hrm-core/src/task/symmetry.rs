@@ -99,9 +99,8 @@ impl Symmetry {
         let col = lines(n / cols, cols, index / row_count % col_count);
         let transpose = index / (row_count * col_count) == 1;
         let mut out = Self::identity(sudoku);
-        for i in 0..n {
-            for j in 0..n {
-                let (r, c) = (row[i], col[j]);
+        for (i, &r) in row[..n].iter().enumerate() {
+            for (j, &c) in col[..n].iter().enumerate() {
                 let (r, c) = if transpose { (c, r) } else { (r, c) };
                 out.source[i * n + j] = r * n as u8 + c;
             }

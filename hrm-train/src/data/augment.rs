@@ -1,0 +1,197 @@
+//! What training draws: a puzzle, perhaps made easier, under a random symmetry. Draw `k` is a pure function of (seed, `k`), so a resumed
+//! run goes on with the same puzzles and the number of threads does not matter.
+
+use anyhow::{Result, ensure};
+use hrm_core::task::{MAX_CELLS, PuzzleError, Symmetry};
+use rand_pcg::Pcg32;
+use rand_pcg::rand_core::Rng;
+
+use super::PuzzleSet;
+use super::rng::{below, generator, mix, permuted, unit};
+
+/// How to draw.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SamplerOptions {
+    /// Seed of order, symmetries and easier puzzles.
+    pub seed: u64,
+    /// Probability that a puzzle is made easier, 0 to 1; 0.5 in Ren & Liu, arXiv 2601.10679 (data mixing).
+    pub easier: f64,
+    /// Whether each draw gets a random symmetry of the full group.
+    pub symmetries: bool,
+    /// Whether every puzzle comes once before any comes again (else each draw is independent).
+    pub epochs: bool,
+}
+
+impl Default for SamplerOptions {
+    /// Seed 0, half of the puzzles made easier, symmetries, whole epochs.
+    fn default() -> Self {
+        Self { seed: 0, easier: 0.5, symmetries: true, epochs: true }
+    }
+}
+
+/// Draws training pairs from a set.
+#[derive(Clone, Copy, Debug)]
+pub struct Sampler<'a> {
+    set: &'a PuzzleSet,
+    options: SamplerOptions,
+}
+
+impl<'a> Sampler<'a> {
+    /// A sampler over all puzzles of a set.
+    ///
+    /// # Errors
+    /// The set is empty, or `easier` is not between 0 and 1.
+    pub fn new(set: &'a PuzzleSet, options: SamplerOptions) -> Result<Self> {
+        ensure!(!set.is_empty(), "there are no puzzles to draw from");
+        ensure!((0.0..=1.0).contains(&options.easier), "easier is {}, expected a probability from 0 to 1", options.easier);
+        Ok(Self { set, options })
+    }
+
+    /// The puzzle of draw `k`.
+    #[must_use]
+    pub fn index(&self, k: u64) -> usize {
+        let n = self.set.len() as u64;
+        if self.options.epochs {
+            permuted(self.options.seed, k / n, k % n, n) as usize
+        } else {
+            ((u128::from(mix(mix(self.options.seed) ^ !k)) * u128::from(n)) >> 64) as usize
+        }
+    }
+
+    /// Writes draw `k`: `input` and `label` receive the tokens of a puzzle and its answer, `[S]` each.
+    ///
+    /// # Errors
+    /// A buffer has another length than `S`.
+    pub fn draw(&self, k: u64, input: &mut [u8], label: &mut [u8]) -> Result<(), PuzzleError> {
+        let i = self.index(k);
+        let expected = self.set.sudoku.cells();
+        for found in [input.len(), label.len()] {
+            if found != expected {
+                return Err(PuzzleError::Buffer { found, expected });
+            }
+        }
+        let mut rng = generator(self.options.seed, k);
+        let mut puzzle = [0u8; MAX_CELLS];
+        let puzzle = &mut puzzle[..expected];
+        puzzle.copy_from_slice(self.set.input(i));
+        if unit(&mut rng) < self.options.easier {
+            make_easier(puzzle, self.set.label(i), &mut rng);
+        }
+        let symmetry = if self.options.symmetries {
+            Symmetry::random(&mut || rng.next_u32(), self.set.sudoku)
+        } else {
+            Symmetry::identity(self.set.sudoku)
+        };
+        symmetry.apply(puzzle, input)?;
+        symmetry.apply(self.set.label(i), label)
+    }
+}
+
+/// Fills some blanks from the solution: of `b` blanks `1..=b - 1`, uniform in number and place (Ren & Liu, data mixing), so one blank or
+/// more stays. A puzzle with one blank or none stays as it is.
+pub fn make_easier(puzzle: &mut [u8], solution: &[u8], rng: &mut Pcg32) {
+    let blanks = puzzle.iter().filter(|&&t| t == 1).count();
+    if blanks < 2 {
+        return;
+    }
+    let mut needed = 1 + below(rng, blanks - 1);
+    let mut left = blanks;
+    // Selection sampling: each subset of `needed` blanks is equally likely.
+    for (token, &answer) in puzzle.iter_mut().zip(solution) {
+        if *token == 1 {
+            if below(rng, left) < needed {
+                *token = answer;
+                needed -= 1;
+            }
+            left -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{GeneratorOptions, generate};
+    use proptest::prelude::*;
+
+    fn some() -> PuzzleSet {
+        generate(&GeneratorOptions { size: 6, seed: 4, ..GeneratorOptions::default() }, 23).unwrap()
+    }
+
+    fn draw(sampler: &Sampler<'_>, k: u64) -> (Vec<u8>, Vec<u8>) {
+        let (mut input, mut label) = (vec![0; 36], vec![0; 36]);
+        sampler.draw(k, &mut input, &mut label).unwrap();
+        (input, label)
+    }
+
+    #[test]
+    fn an_epoch_is_every_puzzle_once() {
+        let set = some();
+        let sampler = Sampler::new(&set, SamplerOptions { easier: 0.0, symmetries: false, ..SamplerOptions::default() }).unwrap();
+        for epoch in 0..3u64 {
+            let mut seen: Vec<_> = (0..23).map(|i| draw(&sampler, epoch * 23 + i)).collect();
+            seen.sort();
+            let mut all: Vec<_> = (0..23).map(|i| (set.input(i).to_vec(), set.label(i).to_vec())).collect();
+            all.sort();
+            assert_eq!(seen, all);
+        }
+        assert_ne!((0..23).map(|k| sampler.index(k)).collect::<Vec<_>>(), (23..46).map(|k| sampler.index(k)).collect::<Vec<_>>());
+        let free = Sampler::new(&set, SamplerOptions { epochs: false, ..SamplerOptions::default() }).unwrap();
+        let mut count = [0; 23];
+        (0..23_000).for_each(|k| count[free.index(k)] += 1);
+        assert!(count.iter().all(|c| (850..1150).contains(c)), "{count:?}");
+    }
+
+    #[test]
+    fn draws_are_right_and_depend_on_seed_and_number_only() {
+        let set = some();
+        let options = SamplerOptions { seed: 3, ..SamplerOptions::default() };
+        let sampler = Sampler::new(&set, options).unwrap();
+        let mut easier = 0;
+        let mut blanks = std::collections::BTreeSet::new();
+        for k in 0..2000 {
+            let (input, label) = draw(&sampler, k);
+            assert!(set.sudoku.verify(&input, &label).is_valid());
+            let count = |tokens: &[u8]| tokens.iter().filter(|&&t| t == 1).count();
+            let (now, before) = (count(&input), count(set.input(sampler.index(k))));
+            assert!(now >= 1 && now <= before);
+            easier += u32::from(now < before);
+            blanks.insert(now);
+        }
+        assert!((880..1120).contains(&easier), "{easier}");
+        assert!(blanks.contains(&1) && blanks.len() > 20, "{blanks:?}");
+        let again = Sampler::new(&set, options).unwrap();
+        assert!([1999, 5, 1000].into_iter().all(|k| draw(&again, k) == draw(&sampler, k)));
+        let other = Sampler::new(&set, SamplerOptions { seed: 4, ..options }).unwrap();
+        assert!((0..23).any(|k| draw(&other, k) != draw(&sampler, k)));
+        // The second epoch shows the same puzzle in another form.
+        assert!((0..2000).map(|k| draw(&sampler, k).1).collect::<std::collections::HashSet<_>>().len() > 1900);
+    }
+
+    #[test]
+    fn faults_are_told() {
+        let set = some();
+        assert!(Sampler::new(&PuzzleSet::new(set.sudoku), SamplerOptions::default()).is_err());
+        assert!(Sampler::new(&set, SamplerOptions { easier: 1.5, ..SamplerOptions::default() }).is_err());
+        assert!(Sampler::new(&set, SamplerOptions { easier: f64::NAN, ..SamplerOptions::default() }).is_err());
+        let sampler = Sampler::new(&set, SamplerOptions::default()).unwrap();
+        assert!(matches!(sampler.draw(0, &mut [0; 35], &mut [0; 36]), Err(PuzzleError::Buffer { found: 35, expected: 36 })));
+    }
+
+    proptest! {
+        #[test]
+        fn easier_puzzles_reveal_some_blanks_and_leave_one(open in 0usize..30, seed: u64) {
+            let solution = vec![5u8; 30];
+            let mut puzzle = solution.clone();
+            puzzle[..open].fill(1);
+            make_easier(&mut puzzle, &solution, &mut generator(seed, 0));
+            let now = puzzle.iter().filter(|&&t| t == 1).count();
+            if open < 2 {
+                prop_assert_eq!(now, open);
+            } else {
+                prop_assert!((1..open).contains(&now));
+            }
+            prop_assert!(puzzle[open..].iter().all(|&t| t == 5));
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! Puzzles of our own: one solution, no given that could go, rated, the same for the same seed on any number of threads.
+//!
+//! *Plain*: a random full grid, from which givens are taken in random order as long as the solution stays the only one. *Hard*: a walk
+//! through the minimal puzzles. A step takes one or two givens away, picks one of the solutions that appear, adds givens until it is the
+//! only one and makes the result minimal again; steps to puzzles that take more guesses are preferred, as in simulated annealing.
+//!
+//! **Train and test.** A puzzle's side follows from its class under the full symmetry group alone, by a fixed hash: one class in eight is
+//! test. So puzzles of [`Side::Train`] and [`Side::Test`] are never equivalent, whatever the seeds. For 9x9 the class is that of the solution
+//! grid, so the two sides do not even share a grid; 4x4 has only two grids and 6x6 a few dozen, there it is the class of the puzzle. The
+//! 36 classes of minimal 4x4 puzzles would make poor sets: [`GeneratorOptions::extra_givens`] widens them. What [`super::Sampler`] makes
+//! easier has more givens and so may leave its class: do not combine it with extra givens if no test puzzle may be seen.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use anyhow::{Context, Result, ensure};
+use hrm_core::task::{Sudoku, Symmetry};
+use rand_pcg::Pcg32;
+use rand_pcg::rand_core::Rng;
+use rayon::prelude::*;
+
+use super::canonical::Canonizer;
+use super::rng::{below, generator, shuffle, unit};
+use super::{PuzzleSet, Solver};
+
+/// Which classes of puzzles to give.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Side {
+    /// All of them.
+    #[default]
+    Any,
+    /// Seven classes in eight.
+    Train,
+    /// The others.
+    Test,
+}
+
+/// What to generate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GeneratorOptions {
+    /// 4, 6 or 9.
+    pub size: usize,
+    /// Everything follows from this and the number of puzzles.
+    pub seed: u64,
+    /// Whether to search hard puzzles.
+    pub hard: bool,
+    /// Up to so many givens are added to a minimal puzzle, the number uniform from 0.
+    pub extra_givens: usize,
+    /// Train or test classes.
+    pub side: Side,
+}
+
+impl Default for GeneratorOptions {
+    /// Plain minimal 9x9 puzzles, seed 0, of all classes.
+    fn default() -> Self {
+        Self { size: 9, seed: 0, hard: false, extra_givens: 0, side: Side::Any }
+    }
+}
+
+/// Steps of a hard walk before its first puzzle is given, the steps between two, and the puzzles of one walk.
+const WARM_UP: usize = 150;
+const BETWEEN: usize = 12;
+const GIVEN: usize = 16;
+/// Solutions looked at in one step.
+const VICINITY: u32 = 48;
+/// Temperature of the walk in powers of two of (1 + guesses).
+const TEMPERATURE: f64 = 0.5;
+/// Chains made before duplicates are looked for, and how many of them may pass without a new puzzle.
+const BLOCK: u64 = 256;
+const PATIENCE: usize = 64;
+
+/// A puzzle with its only solution.
+struct Puzzle {
+    input: Vec<u8>,
+    label: Vec<u8>,
+    rating: u32,
+}
+
+/// A generator with its tables.
+pub struct Generator {
+    options: GeneratorOptions,
+    solver: Solver,
+    canonizer: Option<Canonizer>,
+}
+
+impl fmt::Debug for Generator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Generator").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// Generates `n` different puzzles on all threads; see [`Generator::generate`].
+///
+/// # Errors
+/// Those of [`Generator::new`] and [`Generator::generate`].
+pub fn generate(options: &GeneratorOptions, n: usize) -> Result<PuzzleSet> {
+    Generator::new(options.clone())?.generate(n)
+}
+
+impl Generator {
+    /// Builds the tables.
+    ///
+    /// # Errors
+    /// A size other than 4, 6, 9.
+    pub fn new(options: GeneratorOptions) -> Result<Self> {
+        let sudoku = Sudoku::new(options.size).with_context(|| format!("size is {}, expected 4, 6 or 9", options.size))?;
+        let canonizer = (options.side != Side::Any).then(|| Canonizer::new(sudoku));
+        Ok(Self { options, solver: Solver::new(sudoku), canonizer })
+    }
+
+    /// The first `n` puzzles, all different; a longer run begins with the same puzzles.
+    ///
+    /// # Errors
+    /// There seem to be fewer than `n` different puzzles.
+    pub fn generate(&self, n: usize) -> Result<PuzzleSet> {
+        let mut set = PuzzleSet::new(self.solver.sudoku());
+        let mut seen = HashSet::new();
+        let source = format!("hrm_{0}x{0}_{1}", self.options.size, if self.options.hard { "hard" } else { "minimal" });
+        let (mut block, mut idle) = (0, 0);
+        while set.len() < n {
+            // Small runs do not pay for a whole block.
+            let left = ((n - set.len()) as u64).div_ceil(if self.options.hard { GIVEN as u64 } else { 1 });
+            let end = block + left.clamp(1, BLOCK);
+            let chains: Vec<Vec<Puzzle>> = (block..end).into_par_iter().map(|chain| self.chain(chain)).collect();
+            block = end;
+            let before = set.len();
+            for puzzle in chains.into_iter().flatten() {
+                if set.len() < n && seen.insert(puzzle.input.clone()) {
+                    set.push(&puzzle.input, &puzzle.label, puzzle.rating, &source).context("the generator made a wrong puzzle")?;
+                }
+            }
+            idle = if set.len() == before { idle + 1 } else { 0 };
+            ensure!(
+                idle < PATIENCE,
+                "found {} different puzzles and no further one for a long time, asked for {n}: ask for fewer or for more extra givens",
+                set.len()
+            );
+        }
+        Ok(set)
+    }
+
+    /// The puzzles of one chain, a pure function of seed and number.
+    fn chain(&self, chain: u64) -> Vec<Puzzle> {
+        let mut rng = generator(self.options.seed, chain);
+        let label = self.random_grid(&mut rng);
+        let mut input = label.clone();
+        self.minimise(&mut input, &label, &mut rng);
+        let mut out = Vec::new();
+        if self.options.hard {
+            self.walk(input, label, &mut rng, &mut out);
+        } else {
+            self.emit(&input, &label, &mut rng, &mut out);
+        }
+        out
+    }
+
+    /// Adds the extra givens and keeps the puzzle if it is of the side asked for.
+    fn emit(&self, input: &[u8], label: &[u8], rng: &mut Pcg32, out: &mut Vec<Puzzle>) {
+        let mut input = input.to_vec();
+        let mut open: Vec<usize> = (0..input.len()).filter(|&c| input[c] == 1).collect();
+        let extra = below(rng, self.options.extra_givens.min(open.len().saturating_sub(1)) + 1);
+        shuffle(rng, &mut open);
+        for &cell in &open[..extra] {
+            input[cell] = label[cell];
+        }
+        // A puzzle without a canonical form would be a fault of the generator; push() then tells it.
+        let test = self.canonizer.as_ref().and_then(|c| is_test(c, self.solver.sudoku(), &input, label));
+        if test.is_none_or(|test| test == (self.options.side == Side::Test)) {
+            let rating = self.solver.rate(&input).unwrap_or(0);
+            out.push(Puzzle { input, label: label.to_vec(), rating });
+        }
+    }
+
+    /// A random full grid. Not exactly uniform: digits are tried in random order, then a random symmetry is applied.
+    fn random_grid(&self, rng: &mut Pcg32) -> Vec<u8> {
+        let sudoku = self.solver.sudoku();
+        let mut empty = vec![1; sudoku.cells()];
+        // A random first row and column, which always fit together, leave the search little to prefer.
+        let n = sudoku.size();
+        let mut digits: Vec<u8> = (2..n as u8 + 2).collect();
+        shuffle(rng, &mut digits);
+        empty[..n].copy_from_slice(&digits);
+        let mut grid = Vec::new();
+        self.solver.search_with(&empty, None, 1, &mut |mask| nth_bit(mask, below(rng, mask.count_ones() as usize)), &mut |solution| {
+            grid = solution.to_vec();
+        });
+        let symmetry = Symmetry::random(&mut || rng.next_u32(), sudoku);
+        let mut out = grid.clone();
+        // Lengths agree by construction; without an image the grid itself is as good.
+        if symmetry.apply(&grid, &mut out).is_err() {
+            out = grid;
+        }
+        out
+    }
+
+    /// Takes givens away in random order while the solution stays the only one.
+    fn minimise(&self, puzzle: &mut [u8], solution: &[u8], rng: &mut Pcg32) {
+        let mut givens: Vec<usize> = (0..puzzle.len()).filter(|&c| puzzle[c] > 1).collect();
+        shuffle(rng, &mut givens);
+        for cell in givens {
+            puzzle[cell] = 1;
+            if self.solver.has_other(puzzle, cell, solution[cell]) {
+                puzzle[cell] = solution[cell];
+            }
+        }
+    }
+
+    /// The fitness of the walk: guesses of the whole proof that there is one solution, less a matter of luck than the rating.
+    fn effort(&self, puzzle: &[u8]) -> f64 {
+        f64::from(1 + self.solver.search(puzzle, 2, &mut |_| {}).guesses).log2()
+    }
+
+    fn walk(&self, mut input: Vec<u8>, mut label: Vec<u8>, rng: &mut Pcg32, out: &mut Vec<Puzzle>) {
+        let mut effort = self.effort(&input);
+        for step in 1..=WARM_UP + BETWEEN * (GIVEN - 1) {
+            if let Some((puzzle, solution)) = self.neighbour(&input, rng) {
+                let next = self.effort(&puzzle);
+                if next >= effort || unit(rng) < ((next - effort) / TEMPERATURE).exp() {
+                    (input, label, effort) = (puzzle, solution, next);
+                }
+            }
+            if step >= WARM_UP && (step - WARM_UP) % BETWEEN == 0 {
+                self.emit(&input, &label, rng, out);
+            }
+        }
+    }
+
+    /// A minimal puzzle one or two givens away.
+    fn neighbour(&self, input: &[u8], rng: &mut Pcg32) -> Option<(Vec<u8>, Vec<u8>)> {
+        let mut puzzle = input.to_vec();
+        let mut givens: Vec<usize> = (0..puzzle.len()).filter(|&c| puzzle[c] > 1).collect();
+        shuffle(rng, &mut givens);
+        for &cell in &givens[..(1 + below(rng, 2)).min(givens.len())] {
+            puzzle[cell] = 1;
+        }
+        let mut solutions: Vec<Vec<u8>> = Vec::new();
+        let mut pick = |mask: u16| nth_bit(mask, below(rng, mask.count_ones() as usize));
+        self.solver.search_with(&puzzle, None, VICINITY, &mut pick, &mut |solution| solutions.push(solution.to_vec()));
+        let solution = solutions.get(below(rng, solutions.len().max(1)))?.clone();
+        // The given that excludes most of the other solutions, until none is known; at first one of two at random, for variety.
+        solutions.retain(|s| *s != solution);
+        while !solutions.is_empty() {
+            let excludes = |cell: usize| solutions.iter().filter(|s| s[cell] != solution[cell]).count();
+            let shift = below(rng, puzzle.len());
+            let cell = (0..puzzle.len()).map(|c| (c + shift) % puzzle.len()).max_by_key(|&c| excludes(c))?;
+            puzzle[cell] = solution[cell];
+            solutions.retain(|s| s[cell] == solution[cell]);
+        }
+        // The list may have been cut off: make sure.
+        while let Some(other) = self.another(&puzzle, &solution) {
+            let differ: Vec<usize> = (0..puzzle.len()).filter(|&c| other[c] != solution[c]).collect();
+            let cell = *differ.get(below(rng, differ.len().max(1)))?;
+            puzzle[cell] = solution[cell];
+        }
+        self.minimise(&mut puzzle, &solution, rng);
+        Some((puzzle, solution))
+    }
+
+    /// A solution other than the given one.
+    fn another(&self, puzzle: &[u8], solution: &[u8]) -> Option<Vec<u8>> {
+        let mut other = None;
+        self.solver.search(puzzle, 2, &mut |s| {
+            if s != solution {
+                other = Some(s.to_vec());
+            }
+        });
+        other
+    }
+}
+
+/// Whether a puzzle's class is a test class; none if `label` is no solution.
+#[must_use]
+pub fn is_test(canonizer: &Canonizer, sudoku: Sudoku, input: &[u8], label: &[u8]) -> Option<bool> {
+    let mut form = canonizer.canonical(input, label).ok()?;
+    if sudoku.size() == 9 {
+        form.puzzle.clear();
+    }
+    Some(form.hash() % 8 == 0)
+}
+
+/// The number of the set bit `i` (from 0) of `mask`, which has more.
+fn nth_bit(mut mask: u16, i: usize) -> u32 {
+    for _ in 0..i {
+        mask &= mask - 1;
+    }
+    mask.trailing_zeros()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(size: usize) -> GeneratorOptions {
+        GeneratorOptions { size, seed: 7, ..GeneratorOptions::default() }
+    }
+
+    #[test]
+    fn puzzles_have_one_solution_and_are_minimal_and_different() {
+        for (size, n, hard) in [(4, 60, false), (6, 40, false), (9, 20, false), (9, 18, true), (6, 16, true)] {
+            let set = generate(&GeneratorOptions { hard, ..options(size) }, n).unwrap();
+            assert_eq!(set.len(), n);
+            let solver = Solver::new(set.sudoku);
+            for i in 0..n {
+                assert_eq!(solver.unique(set.input(i)).as_deref(), Some(set.label(i)));
+                assert_eq!(solver.rate(set.input(i)), Some(set.ratings[i]));
+                for cell in 0..set.sudoku.cells() {
+                    let mut fewer = set.input(i).to_vec();
+                    if std::mem::replace(&mut fewer[cell], 1) > 1 {
+                        assert!(solver.unique(&fewer).is_none());
+                    }
+                }
+            }
+            assert_eq!(set.clone().remove_duplicates(), 0);
+        }
+    }
+
+    #[test]
+    fn same_seed_same_puzzles_on_any_number_of_threads() {
+        for hard in [false, true] {
+            let o = GeneratorOptions { hard, ..options(9) };
+            let on =
+                |threads, n| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| generate(&o, n).unwrap());
+            let set = on(1, 20);
+            assert_eq!(on(3, 20), set);
+            assert_eq!(on(2, 30).slice(0..20), set);
+            assert_ne!(generate(&GeneratorOptions { seed: 8, ..o.clone() }, 20).unwrap(), set);
+        }
+    }
+
+    #[test]
+    fn hard_puzzles_are_harder() {
+        let mean = |hard| {
+            let set = generate(&GeneratorOptions { hard, ..options(9) }, 64).unwrap();
+            set.ratings.iter().map(|&r| f64::from(r)).sum::<f64>() / 64.0
+        };
+        let (plain, hard) = (mean(false), mean(true));
+        assert!(hard > 4.0 * plain, "mean rating {plain} plain, {hard} hard");
+    }
+
+    #[test]
+    fn train_and_test_share_no_class() {
+        for size in [4, 6] {
+            let sudoku = Sudoku::new(size).unwrap();
+            let canonizer = Canonizer::new(sudoku);
+            let classes = |side, seed| {
+                let set = generate(&GeneratorOptions { side, seed, extra_givens: 3, ..options(size) }, 300).unwrap();
+                (0..set.len()).map(|i| canonizer.canonical(set.input(i), set.label(i)).unwrap()).collect::<HashSet<_>>()
+            };
+            // The same seed walks through the same puzzles: only the split keeps them apart.
+            let (train, test) = (classes(Side::Train, 1), classes(Side::Test, 1));
+            assert!(train.is_disjoint(&test));
+            assert!(train.len() > 100 && test.len() > 20, "{} and {} classes", train.len(), test.len());
+        }
+        let grids = |side| {
+            let set = generate(&GeneratorOptions { side, ..options(9) }, 10).unwrap();
+            let canonizer = Canonizer::new(set.sudoku);
+            (0..10).map(|i| canonizer.canonical(set.input(i), set.label(i)).unwrap().grid).collect::<HashSet<_>>()
+        };
+        assert!(grids(Side::Train).is_disjoint(&grids(Side::Test)));
+    }
+
+    #[test]
+    fn impossible_wishes_are_told() {
+        assert!(generate(&options(5), 1).unwrap_err().to_string().contains("size is 5, expected 4, 6 or 9"));
+        let many = generate(&GeneratorOptions { side: Side::Test, ..options(4) }, 80_000).unwrap_err().to_string();
+        assert!(many.contains("asked for 80000"), "{many}");
+    }
+}
