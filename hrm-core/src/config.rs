@@ -169,7 +169,7 @@ impl Config {
     pub const fn validate(&self) -> Result<(), ConfigError> {
         macro_rules! range {
             ($field:ident, $min:expr, $max:expr) => {
-                if (self.$field as u32) < $min || self.$field as u32 > $max {
+                if self.$field as i64 - $min < 0 || self.$field as i64 - $max > 0 {
                     return Err(ConfigError::Range { field: stringify!($field), found: self.$field as u32, min: $min, max: $max });
                 }
             };
@@ -199,6 +199,7 @@ impl Config {
         match self.mixer {
             Mixer::Attention | Mixer::GroupAttention => {
                 range!(heads, 1, 64);
+                conflict!(self.tokens + self.prefix > 1024, tokens, "at most 1024 with the prefix for attention");
                 conflict!(self.channels % self.heads != 0, heads, "a divisor of channels");
                 conflict!(self.rope && (self.channels / self.heads) % 2 != 0, heads, "an even head width for rope");
                 conflict!(self.fields > 1, fields, "1 with attention");

@@ -1,6 +1,18 @@
-//! The integer network.
-#![no_std]
+//! The integer network of a Hierarchical Reasoning Model and its fixed-point iteration. `no_std`, no allocation.
+#![cfg_attr(not(any(test, feature = "std")), no_std)]
 #![deny(unsafe_code)]
+
 pub mod config;
+pub mod format;
+pub mod kernels;
+mod layers;
+pub mod memory;
+pub mod network;
+pub mod rng;
 pub mod task;
+
 pub use config::{Config, ConfigError, Mixer, Start};
+pub use format::{FormatError, ModelView};
+pub use kernels::Kernel;
+pub use memory::{MemoryError, Plan, Schedule, required_bytes};
+pub use network::{InputError, Network, Residual, Run};

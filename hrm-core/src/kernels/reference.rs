@@ -1,0 +1,195 @@
+//! The normative scalar kernels: `docs/numerics.md` in Rust. Every other kernel must give the same bits.
+//!
+//! Letters: `S` tokens, `C` channels, `I` inner width, `R` rows, `N` output channels, `K` input columns.
+
+use super::tables::{EXP2, SILU_BASE, SILU_SLOPE};
+use super::{Bases, Columns, Requant};
+
+/// Clamps to `i8`.
+#[inline]
+#[must_use]
+pub const fn sat8(x: i32) -> i8 {
+    if x < -128 {
+        -128
+    } else if x > 127 {
+        127
+    } else {
+        x as i8
+    }
+}
+
+/// Clamps to `i16`.
+#[inline]
+#[must_use]
+pub const fn sat16(x: i32) -> i16 {
+    if x < -32768 {
+        -32768
+    } else if x > 32767 {
+        32767
+    } else {
+        x as i16
+    }
+}
+
+/// int8 view of a 16-bit value: `sat8((x * m + 2^14) >> 15)`.
+#[inline]
+#[must_use]
+pub const fn view8(x: i16, m: i16) -> i8 {
+    sat8((x as i32 * m as i32 + (1 << 14)) >> 15)
+}
+
+/// Requantises an accumulator (bias and rounding already added).
+#[inline]
+#[must_use]
+pub const fn requant(acc: i32, shift: u32, mult: i32) -> i16 {
+    sat16((((acc << shift) as i64 * mult as i64) >> 32) as i32)
+}
+
+/// `silu(g)` from Q5.10 to Q5.10.
+#[inline]
+#[must_use]
+pub const fn silu(g: i16) -> i16 {
+    let magnitude = g.unsigned_abs();
+    let t = if magnitude > 8191 { 8191 } else { magnitude as i32 };
+    let (i, f) = ((t >> 7) as usize, t & 127);
+    let d = (SILU_BASE[i] as i32 + ((SILU_SLOPE[i] as i32 * f + 64) >> 7) + 8) >> 4;
+    let positive = if g > 0 { g as i32 } else { 0 };
+    sat16(positive + d)
+}
+
+/// Hidden value of the gated MLP from gate (Q5.10) and up (scale `s_h / 32`).
+#[inline]
+#[must_use]
+pub const fn glu(gate: i16, up: i16) -> i8 {
+    sat8((silu(gate) as i32 * up as i32 + (1 << 14)) >> 15)
+}
+
+/// Floor of the square root.
+#[must_use]
+pub const fn isqrt(v: u32) -> u32 {
+    v.isqrt()
+}
+
+/// Multiplier and right shift that normalise a vector of `n` elements whose squares sum to `sum`.
+#[inline]
+#[must_use]
+pub const fn norm_factor(sum: u64, n: usize) -> (i16, u32) {
+    let v = (sum / n as u64) as u32 + 10;
+    let e = v.ilog2() / 2;
+    let q = isqrt(v << (30 - 2 * e));
+    let r = (1u32 << 30) / q;
+    (if r > 32767 { 32767 } else { r as i16 }, e + 5)
+}
+
+/// `x <- norm(sat16(x + d))` for each row of `width` elements.
+pub fn add_norm(x: &mut [i16], d: &[i16], width: usize) {
+    for (x, d) in x.chunks_exact_mut(width).zip(d.chunks_exact(width)) {
+        let mut sum = 0u64;
+        for (x, &d) in x.iter_mut().zip(d) {
+            *x = x.saturating_add(d);
+            let v = i64::from(*x);
+            sum += (v * v) as u64;
+        }
+        let (r, shift) = norm_factor(sum, width);
+        for x in x {
+            *x = sat16((i32::from(*x) * i32::from(r) + (1 << (shift - 1))) >> shift);
+        }
+    }
+}
+
+/// int8 views of a slice.
+pub fn view8_slice(x: &[i16], m: i16, out: &mut [i8]) {
+    for (o, &x) in out.iter_mut().zip(x) {
+        *o = view8(x, m);
+    }
+}
+
+/// Hidden values of `rows` rows: `gate_up` is `[rows, 2I]` (gate then up), `out` is `[rows, I]`.
+pub fn glu_rows(gate_up: &[i16], inner: usize, out: &mut [i8]) {
+    for (row, out) in gate_up.chunks_exact(2 * inner).zip(out.chunks_exact_mut(inner)) {
+        let (gate, up) = row.split_at(inner);
+        for ((o, &g), &u) in out.iter_mut().zip(gate).zip(up) {
+            *o = glu(g, u);
+        }
+    }
+}
+
+fn dot(a: &[i8], w: &[i8]) -> i32 {
+    a.iter().zip(w).map(|(&a, &w)| i32::from(a) * i32::from(w)).sum()
+}
+
+/// `out[r][n] = sum_k a[r][k] * w[n][k]`: `a` is `[R, K]`, `out` `[R, N]`.
+pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
+    for (a, out) in a.chunks_exact(w.k).zip(out.chunks_exact_mut(w.n)) {
+        for (n, o) in out.iter_mut().enumerate() {
+            *o = dot(a, w.row(n));
+        }
+    }
+}
+
+/// `out[r][n] = requant(W a + bases + bias)`: `a` is `[R, K]`, `out` `[R, N]`.
+pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) {
+    for (r, (a, out)) in a.chunks_exact(w.k).zip(out.chunks_exact_mut(w.n)).enumerate() {
+        for (n, o) in out.iter_mut().enumerate() {
+            let mut acc = q.bias[n] + dot(a, w.row(n));
+            if let Some(b) = bases {
+                for &group in b.of(r) {
+                    acc += b.table[usize::from(group) * w.n + n];
+                }
+            }
+            *o = requant(acc, q.shift, q.mult[n]);
+        }
+    }
+}
+
+/// Rotates the pairs `(i, i + d/2)` of one head vector. `cos`, `sin`: Q15, `[d/2]`.
+pub fn rope(x: &mut [i16], cos: &[i16], sin: &[i16]) {
+    let (a, b) = x.split_at_mut(x.len() / 2);
+    for (((a, b), &c), &s) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+        let (x, y, c, s) = (i32::from(*a), i32::from(*b), i32::from(c), i32::from(s));
+        *a = sat16((x * c - y * s + (1 << 14)) >> 15);
+        *b = sat16((y * c + x * s + (1 << 14)) >> 15);
+    }
+}
+
+/// Softmax weight (Q13) of a score that is `below` under the largest.
+#[inline]
+#[must_use]
+pub const fn softmax_weight(below: u32, m_score: u32) -> i32 {
+    let t = (below as u64 * m_score as u64) >> 16;
+    let j = t >> 8;
+    if j > 13 { 0 } else { (EXP2[(t & 255) as usize] as i32 + ((1 << j) >> 1)) >> j }
+}
+
+/// One head of one query: `q8` is `[d]`; keys and values are read at `stride` from `offset` for each row of `keys`;
+/// `weights` is scratch of one `i32` a key. Writes the output view, `[d]`.
+#[expect(clippy::too_many_arguments, reason = "the shape of attention")]
+pub fn attend(
+    q8: &[i8],
+    k8: &[i8],
+    v8: &[i8],
+    (stride, offset): (usize, usize),
+    keys: &[u16],
+    m_score: u32,
+    m_out: i16,
+    weights: &mut [i32],
+    out: &mut [i8],
+) {
+    let d = q8.len();
+    let at = |row: u16| usize::from(row) * stride + offset;
+    let mut max = i32::MIN;
+    for (w, &row) in weights.iter_mut().zip(keys) {
+        *w = dot(q8, &k8[at(row)..at(row) + d]);
+        max = max.max(*w);
+    }
+    let mut total = 0u32;
+    for w in &mut weights[..keys.len()] {
+        *w = softmax_weight((max - *w) as u32, m_score);
+        total += *w as u32;
+    }
+    let reciprocal = ((1u64 << 40) / u64::from(total.max(1))) as i64;
+    for (i, o) in out.iter_mut().enumerate() {
+        let sum: i32 = weights.iter().zip(keys).map(|(&w, &row)| w * i32::from(v8[at(row) + i])).sum();
+        *o = view8(((i64::from(sum) * reciprocal + (1 << 32)) >> 33) as i16, m_out);
+    }
+}

@@ -1,0 +1,209 @@
+//! The sublayers: integer stream in, integer stream out, in place.
+
+use crate::format::{Attention, GatedMlp, Matrix};
+use crate::kernels::{Bases, Columns, Kernel, Requant, reference};
+use crate::memory::Schedule;
+
+/// Scratch shared by all sublayers, carved from the arena.
+#[derive(Debug)]
+pub(crate) struct Scratch<'a> {
+    /// int8 view of the stream; attention keeps `[q, k, v]` views here.
+    pub view: &'a mut [i8],
+    pub transposed: &'a mut [i16],
+    pub sums: &'a mut [i16],
+    pub sum_views: &'a mut [i8],
+    pub bases: &'a mut [i32],
+    /// `[R, G]`: stacked group row of each row in each grouping.
+    pub index: &'a mut [u16],
+    pub tile_input: &'a mut [i8],
+    pub tile_wide: &'a mut [i16],
+    pub tile_hidden: &'a mut [i8],
+    pub tile_delta: &'a mut [i16],
+    pub keys: &'a mut [u16],
+    pub scores: &'a mut [i32],
+    pub tile: usize,
+    pub schedule: Schedule,
+}
+
+/// Stacked group rows: grouping `g` owns rows `starts[g]..starts[g + 1]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Groups {
+    pub count: usize,
+    pub starts: [usize; 9],
+}
+
+/// Hands out the packed forms of a block's matrices in order.
+pub(crate) struct Packed<'a> {
+    pub words: &'a [i32],
+    pub kernel: Kernel,
+}
+
+impl<'a> Packed<'a> {
+    /// Columns `first..first + k` of `m` with their packed form.
+    pub(crate) fn columns(&mut self, m: &Matrix<'a>, first: usize, k: usize) -> Columns<'a> {
+        let (front, rest) = self.words.split_at(self.kernel.packed_words(m.n, k).min(self.words.len()));
+        self.words = rest;
+        Columns::new(m.weights, m.n, first, k, front)
+    }
+}
+
+fn requant<'a>(m: &Matrix<'a>) -> Requant<'a> {
+    Requant { shift: m.shift, mult: m.mult, bias: m.bias }
+}
+
+/// Gated MLP on the rows of `x` (`[rows, width]`), with group sums if `groups` is given.
+pub(crate) fn gated_mlp<'m>(
+    mlp: &GatedMlp<'m>,
+    x: &mut [i16],
+    width: usize,
+    groups: Option<&Groups>,
+    s: &mut Scratch<'_>,
+    p: &mut Packed<'m>,
+) {
+    let kernel = p.kernel;
+    let (wide, inner) = (mlp.up.n, mlp.up.n / 2);
+    kernel.view8(x, mlp.m_in, s.view);
+    let lean = matches!(s.schedule, Schedule::Lean);
+    let g_count = groups.map_or(0, |g| g.count);
+    // In the lean schedule a row's input is the whole concatenation, so the matrix is not cut into blocks.
+    let own_width = if lean { mlp.up.k } else { width };
+    let own = p.columns(&mlp.up, 0, own_width);
+    if let Some(groups) = groups {
+        group_sums(kernel, width, groups, &s.view[..x.len()], s.index, s.sums);
+        for g in 0..g_count {
+            let (from, to) = (groups.starts[g], groups.starts[g + 1]);
+            let views = &mut s.sum_views[from * width..to * width];
+            kernel.view8(&s.sums[from * width..to * width], mlp.m_group[g], views);
+            if !lean {
+                let columns = p.columns(&mlp.up, (1 + g) * width, width);
+                kernel.accumulate(views, &columns, &mut s.bases[from * wide..to * wide]);
+            }
+        }
+    }
+    let down = p.columns(&mlp.down, 0, inner);
+    for (t, x) in x.chunks_mut(s.tile * width).enumerate() {
+        let (first, rows) = (t * s.tile, x.len() / width);
+        let view = &s.view[first * width..(first + rows) * width];
+        let gate_up = &mut s.tile_wide[..rows * wide];
+        let index = &s.index[first * g_count..(first + rows) * g_count];
+        if lean && g_count > 0 {
+            let input = &mut s.tile_input[..rows * own_width];
+            concatenate(view, s.sum_views, index, width, g_count, input);
+            kernel.project(input, &own, &requant(&mlp.up), None, gate_up);
+        } else {
+            let bases = (g_count > 0).then_some(Bases { table: s.bases, index, groupings: g_count });
+            kernel.project(view, &own, &requant(&mlp.up), bases.as_ref(), gate_up);
+        }
+        let hidden = &mut s.tile_hidden[..rows * inner];
+        kernel.glu(gate_up, inner, hidden);
+        let delta = &mut s.tile_delta[..rows * width];
+        kernel.project(hidden, &down, &requant(&mlp.down), None, delta);
+        kernel.add_norm(x, delta, width);
+    }
+}
+
+fn group_sums(kernel: Kernel, width: usize, groups: &Groups, view: &[i8], index: &[u16], sums: &mut [i16]) {
+    sums.fill(0);
+    for g in 0..groups.count {
+        kernel.group_sums(view, width, |r| usize::from(index[r * groups.count + g]), sums);
+    }
+}
+
+/// `[view, sums of its groups]` for each row.
+fn concatenate(view: &[i8], sum_views: &[i8], index: &[u16], width: usize, groupings: usize, out: &mut [i8]) {
+    for (r, out) in out.chunks_exact_mut((1 + groupings) * width).enumerate() {
+        let (own, sums) = out.split_at_mut(width);
+        own.copy_from_slice(&view[r * width..(r + 1) * width]);
+        for (g, sum) in sums.chunks_exact_mut(width).enumerate() {
+            let at = usize::from(index[r * groupings + g]) * width;
+            sum.copy_from_slice(&sum_views[at..at + width]);
+        }
+    }
+}
+
+/// Gated MLP over the tokens: the same sublayer on the transposed stream.
+pub(crate) fn token_mlp<'m>(mlp: &GatedMlp<'m>, x: &mut [i16], channels: usize, s: &mut Scratch<'_>, p: &mut Packed<'m>) {
+    let rows = x.len() / channels;
+    // Taken out for the call: the sublayer uses the other regions.
+    let transposed = core::mem::take(&mut s.transposed);
+    transpose(x, channels, transposed);
+    gated_mlp(mlp, transposed, rows, None, s, p);
+    transpose(transposed, rows, x);
+    s.transposed = transposed;
+}
+
+/// `[n, width]` to `[width, n]`.
+fn transpose(from: &[i16], width: usize, to: &mut [i16]) {
+    let n = from.len() / width;
+    for (r, row) in from.chunks_exact(width).enumerate() {
+        for (c, &v) in row.iter().enumerate() {
+            to[c * n + r] = v;
+        }
+    }
+}
+
+/// What attention needs beside its weights.
+pub(crate) struct AttentionShape<'a> {
+    pub channels: usize,
+    pub heads: usize,
+    /// Q15 cosines and sines, `[R, d/2]`; empty without rope.
+    pub rope: (&'a [i16], &'a [i16]),
+    /// Group ids of a grouping, or `None` for attention of all to all.
+    pub group_ids: &'a dyn Fn(usize) -> Option<&'a [u16]>,
+}
+
+/// Attention on the rows of `x` (`[R, C]`).
+pub(crate) fn attention<'m>(a: &Attention<'m>, x: &mut [i16], shape: &AttentionShape<'_>, s: &mut Scratch<'_>, p: &mut Packed<'m>) {
+    let (c, kernel) = (shape.channels, p.kernel);
+    let (rows, d) = (x.len() / c, c / shape.heads);
+    let qkv = p.columns(&a.qkv, 0, c);
+    let out = p.columns(&a.out, 0, c);
+    for (t, x) in x.chunks(s.tile * c).enumerate() {
+        let n = x.len() / c;
+        let input = &mut s.tile_input[..n * c];
+        kernel.view8(x, a.m_in, input);
+        let wide = &mut s.tile_wide[..n * 3 * c];
+        kernel.project(input, &qkv, &requant(&a.qkv), None, wide);
+        for (i, row) in wide.chunks_exact_mut(3 * c).enumerate() {
+            let r = t * s.tile + i;
+            if !shape.rope.0.is_empty() {
+                let table = r * d / 2..(r + 1) * d / 2;
+                for head in row[..2 * c].chunks_exact_mut(d) {
+                    reference::rope(head, &shape.rope.0[table.clone()], &shape.rope.1[table.clone()]);
+                }
+            }
+            let views = &mut s.view[r * 3 * c..(r + 1) * 3 * c];
+            for (j, m) in a.m_qkv.into_iter().enumerate() {
+                kernel.view8(&row[j * c..(j + 1) * c], m, &mut views[j * c..(j + 1) * c]);
+            }
+        }
+    }
+    for (t, x) in x.chunks_mut(s.tile * c).enumerate() {
+        let n = x.len() / c;
+        for i in 0..n {
+            let r = t * s.tile + i;
+            for h in 0..shape.heads {
+                let count = keys(rows, r, (shape.group_ids)(h), s.keys);
+                let (at, head) = (r * 3 * c + h * d, h * d);
+                let (q8, output) = (&s.view[at..at + d], &mut s.tile_input[i * c + head..i * c + head + d]);
+                let (k8, v8) = (&s.view[c..], &s.view[2 * c..]);
+                reference::attend(q8, k8, v8, (3 * c, head), &s.keys[..count], a.m_score, a.m_out, s.scores, output);
+            }
+        }
+        let delta = &mut s.tile_delta[..n * c];
+        kernel.project(&s.tile_input[..n * c], &out, &requant(&a.out), None, delta);
+        kernel.add_norm(x, delta, c);
+    }
+}
+
+/// Rows that row `r` attends to; returns how many.
+fn keys(rows: usize, r: usize, ids: Option<&[u16]>, out: &mut [u16]) -> usize {
+    let mut count = 0;
+    for k in 0..rows {
+        if ids.is_none_or(|ids| ids[k] == ids[r]) {
+            out[count] = k as u16;
+            count += 1;
+        }
+    }
+    count
+}

@@ -1,0 +1,487 @@
+//! The network: embeds a puzzle and runs segments in the caller's memory.
+
+use core::fmt;
+
+use crate::config::{Config, Mixer, Start};
+use crate::format::{Block, ModelView};
+use crate::kernels::{Columns, Kernel, reference};
+use crate::layers::{self, AttentionShape, Groups, Packed, Scratch};
+use crate::memory::{Carver, MemoryError, Plan, Regions};
+use crate::rng::{Purpose, Stream};
+
+/// A model bound to a kernel. Cheap to copy; holds no state.
+#[derive(Clone, Copy, Debug)]
+pub struct Network<'m> {
+    view: ModelView<'m>,
+    kernel: Kernel,
+    packed: &'m [i32],
+    groups: Groups,
+}
+
+/// Tokens that the model cannot read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
+pub enum InputError {
+    /// Wrong number of tokens.
+    Length {
+        /// Tokens given.
+        found: usize,
+        /// Tokens of the model.
+        expected: usize,
+    },
+    /// A token outside the vocabulary.
+    Token {
+        /// Position, from 0.
+        position: usize,
+        /// The token.
+        found: u8,
+        /// Size of the vocabulary.
+        vocab: u16,
+    },
+}
+
+impl fmt::Display for InputError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Length { found, expected } => write!(f, "the puzzle has {found} tokens, the model reads {expected}"),
+            Self::Token { position, found, vocab } => write!(f, "token {found} at position {position}, expected 0 to {}", vocab - 1),
+        }
+    }
+}
+
+impl core::error::Error for InputError {}
+
+impl<'m> Network<'m> {
+    /// Words of packed weights that `kernel` wants for `view`; 0 where it reads weights in place.
+    #[must_use]
+    pub fn packed_words(view: &ModelView<'_>, kernel: Kernel) -> usize {
+        let c = view.config();
+        (0..c.modules()).map(|m| c.layers(m)).sum::<usize>() * block_words(c, kernel)
+    }
+
+    /// Binds `view` to `kernel`; `packed` must have [`Network::packed_words`] words and is filled here.
+    ///
+    /// # Errors
+    /// `packed` is too small.
+    pub fn new(view: ModelView<'m>, kernel: Kernel, packed: &'m mut [i32]) -> Result<Self, MemoryError> {
+        let needed = Self::packed_words(&view, kernel);
+        if packed.len() < needed {
+            return Err(MemoryError { what: "packed weights", needed: 4 * needed, found: 4 * packed.len() });
+        }
+        let c = *view.config();
+        let mut rest = &mut packed[..needed];
+        for m in 0..c.modules() {
+            for l in 0..c.layers(m) {
+                for_each_columns(&c, &view.block(m, l), |w| {
+                    let (front, back) = core::mem::take(&mut rest).split_at_mut(kernel.packed_words(w.n, w.k));
+                    kernel.pack(w, front);
+                    rest = back;
+                });
+            }
+        }
+        Ok(Self { groups: stack_groups(&view), view, kernel, packed })
+    }
+
+    /// The network on the scalar kernel, which needs no packed weights.
+    #[must_use]
+    pub fn reference(view: ModelView<'m>) -> Self {
+        Self { groups: stack_groups(&view), view, kernel: Kernel::REFERENCE, packed: &[] }
+    }
+
+    /// The model file.
+    #[must_use]
+    pub const fn view(&self) -> &ModelView<'m> {
+        &self.view
+    }
+
+    /// The kernel.
+    #[must_use]
+    pub const fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+
+    /// Bytes of the arena of one [`Run`].
+    #[must_use]
+    pub const fn required_bytes(&self, plan: Plan) -> usize {
+        8 * Regions::new(self.view.config(), self.groups.starts[self.groups.count], plan).words()
+    }
+
+    /// Index of the first packed word of a block.
+    fn packed_block(&self, module: usize, layer: usize) -> &'m [i32] {
+        let c = self.view.config();
+        let words = block_words(c, self.kernel);
+        let block = if module == 0 { layer } else { c.layers(0) + layer };
+        self.packed.get(block * words..(block + 1) * words).unwrap_or(&[])
+    }
+}
+
+/// The column blocks that a block's matrices are packed as, in the order the sublayers ask for them ([`Schedule::Cached`]).
+///
+/// [`Schedule::Cached`]: crate::memory::Schedule::Cached
+fn for_each_columns<'a>(c: &Config, block: &Block<'a>, mut f: impl FnMut(&Columns<'a>)) {
+    if let Some(a) = &block.attention {
+        f(&Columns::new(a.qkv.weights, a.qkv.n, 0, a.qkv.k, &[]));
+        f(&Columns::new(a.out.weights, a.out.n, 0, a.out.k, &[]));
+    }
+    if let Some(t) = &block.token_mlp {
+        f(&Columns::new(t.up.weights, t.up.n, 0, t.up.k, &[]));
+        f(&Columns::new(t.down.weights, t.down.n, 0, t.down.k, &[]));
+    }
+    let ch = usize::from(c.channels);
+    for g in 0..c.mix_width() / ch {
+        f(&Columns::new(block.mlp.up.weights, block.mlp.up.n, g * ch, ch, &[]));
+    }
+    f(&Columns::new(block.mlp.down.weights, block.mlp.down.n, 0, block.mlp.down.k, &[]));
+}
+
+fn block_words(c: &Config, kernel: Kernel) -> usize {
+    let (ch, inner, token_inner) = (usize::from(c.channels), usize::from(c.inner), usize::from(c.token_inner));
+    let rows = c.rows();
+    let mut words = (c.mix_width() / ch) * kernel.packed_words(2 * inner, ch) + kernel.packed_words(ch, inner);
+    if c.has_attention() {
+        words += kernel.packed_words(3 * ch, ch) + kernel.packed_words(ch, ch);
+    }
+    if c.mixer == Mixer::TokenMlp {
+        words += kernel.packed_words(2 * token_inner, rows) + kernel.packed_words(rows, token_inner);
+    }
+    words
+}
+
+fn stack_groups(view: &ModelView<'_>) -> Groups {
+    let c = view.config();
+    let mut groups = Groups { count: usize::from(c.groupings), starts: [0; 9] };
+    for g in 0..groups.count {
+        groups.starts[g + 1] = groups.starts[g] + view.groups_in(g);
+    }
+    groups
+}
+
+impl ModelView<'_> {
+    /// Group rows of grouping `g`: its groups, times the fields unless they are merged.
+    fn groups_in(&self, g: usize) -> usize {
+        let count = self.groups(g).iter().max().map_or(0, |&m| usize::from(m) + 1);
+        count * if self.merges_fields(g) { 1 } else { usize::from(self.config().fields) }
+    }
+
+    /// Stacked group rows of all groupings, for [`crate::memory::required_bytes`].
+    #[must_use]
+    pub fn group_rows(&self) -> usize {
+        (0..usize::from(self.config().groupings)).map(|g| self.groups_in(g)).sum()
+    }
+}
+
+/// One puzzle under way: the carry and the scratch, in the caller's arena.
+#[derive(Debug)]
+pub struct Run<'a, 'm> {
+    network: Network<'m>,
+    z_h: &'a mut [i16],
+    z_l: &'a mut [i16],
+    previous: &'a mut [i16],
+    tokens: &'a mut [u8],
+    answer: &'a mut [u8],
+    scratch: Scratch<'a>,
+    q: (i32, i32),
+}
+
+/// Change of z_H over a segment: `sum |z' - z|` and `sum |z'|`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Residual {
+    /// `sum |z_H' - z_H|`.
+    pub change: u64,
+    /// `sum |z_H'|`.
+    pub size: u64,
+}
+
+impl Residual {
+    /// The ratio, 0 at a fixed point of z_H.
+    #[must_use]
+    pub fn ratio(&self) -> f32 {
+        if self.size == 0 { 0.0 } else { self.change as f32 / self.size as f32 }
+    }
+}
+
+impl<'a, 'm> Run<'a, 'm> {
+    /// Divides `arena` (at least [`Network::required_bytes`]) for one run at a time.
+    ///
+    /// # Errors
+    /// The arena is too small.
+    pub fn new(network: Network<'m>, arena: &'a mut [u64], plan: Plan) -> Result<Self, MemoryError> {
+        let needed = network.required_bytes(plan);
+        if 8 * arena.len() < needed {
+            return Err(MemoryError { what: "arena", needed, found: 8 * arena.len() });
+        }
+        // Packed weights are cut by group, which the lean schedule does not do.
+        let lean_and_packed = !network.packed.is_empty() && plan.schedule == crate::memory::Schedule::Lean;
+        let network = if lean_and_packed { Network { kernel: Kernel::REFERENCE, packed: &[], ..network } } else { network };
+        let view = network.view;
+        let r = Regions::new(view.config(), network.groups.starts[network.groups.count], plan);
+        let mut carver = Carver(arena);
+        let mut run = Self {
+            z_h: carver.take(r.state),
+            z_l: carver.take(r.state),
+            previous: carver.take(r.previous),
+            scratch: Scratch {
+                view: carver.take(r.view),
+                transposed: carver.take(r.transposed),
+                sums: carver.take(r.sums),
+                sum_views: carver.take(r.sum_views),
+                bases: carver.take(r.bases),
+                index: carver.take(r.index),
+                tile_input: carver.take(r.tile_input),
+                tile_wide: carver.take(r.tile_wide),
+                tile_hidden: carver.take(r.tile_hidden),
+                tile_delta: carver.take(r.tile_delta),
+                keys: carver.take(r.keys),
+                scores: carver.take(r.scores),
+                tile: r.tile,
+                schedule: plan.schedule,
+            },
+            tokens: carver.take(r.tokens),
+            answer: carver.take(r.tokens),
+            network,
+            q: (0, 0),
+        };
+        run.fill_index();
+        Ok(run)
+    }
+
+    fn fill_index(&mut self) {
+        let Network { view, groups, .. } = self.network;
+        let fields = usize::from(view.config().fields);
+        if self.scratch.index.is_empty() {
+            return;
+        }
+        for (r, entry) in self.scratch.index.chunks_exact_mut(groups.count).enumerate() {
+            let (token, field) = (r / fields, r % fields);
+            for (g, e) in entry.iter_mut().enumerate() {
+                let id = usize::from(view.groups(g)[token]);
+                let row = if view.merges_fields(g) { id } else { id * fields + field };
+                *e = (groups.starts[g] + row) as u16;
+            }
+        }
+    }
+
+    /// The network of this run.
+    #[must_use]
+    pub const fn network(&self) -> &Network<'m> {
+        &self.network
+    }
+
+    /// Begins a puzzle: `tokens` `[S]`. The carry starts where the model says; random starts are those of guess `guess` of `seed`.
+    ///
+    /// # Errors
+    /// A wrong number of tokens or a token outside the vocabulary; the run is left as it was.
+    pub fn start(&mut self, tokens: &[u8], seed: u64, guess: u64) -> Result<(), InputError> {
+        let c = *self.network.view.config();
+        if tokens.len() != usize::from(c.tokens) {
+            return Err(InputError::Length { found: tokens.len(), expected: usize::from(c.tokens) });
+        }
+        if let Some(position) = tokens.iter().position(|&t| u16::from(t) >= c.vocab) {
+            return Err(InputError::Token { position, found: tokens[position], vocab: c.vocab });
+        }
+        self.tokens.copy_from_slice(tokens);
+        match c.start {
+            Start::Fixed => {
+                let (h, l) = self.network.view.init();
+                for (row_h, row_l) in self.z_h.chunks_exact_mut(h.len()).zip(self.z_l.chunks_exact_mut(l.len())) {
+                    row_h.copy_from_slice(h);
+                    row_l.copy_from_slice(l);
+                }
+            }
+            Start::Random => self.start_randomly(seed, guess),
+        }
+        self.read_heads();
+        Ok(())
+    }
+
+    /// Replaces the carry by the random start of guess `guess` of `seed`, whatever the model's own start is.
+    pub fn start_randomly(&mut self, seed: u64, guess: u64) {
+        let mut stream = Stream::new(seed, Purpose::Start, guess);
+        self.for_each_pair(|pair| *pair = stream.next_normals());
+    }
+
+    /// Adds Gaussian noise of standard deviation `amplitude` (Q5.10) to z_H and z_L, that of (`seed`, `guess`, `segment`).
+    pub fn add_noise(&mut self, seed: u64, guess: u64, segment: u16, amplitude: u16) {
+        let mut stream = Stream::new(seed, Purpose::Noise, guess << 16 | u64::from(segment));
+        let scaled = |n: i16| ((i32::from(n) * i32::from(amplitude.min(8191)) + 512) >> 10) as i16;
+        self.for_each_pair(|pair| {
+            let noise = stream.next_normals();
+            *pair = [pair[0].saturating_add(scaled(noise[0])), pair[1].saturating_add(scaled(noise[1]))];
+        });
+    }
+
+    /// Calls `f` with the elements of z_H then z_L in order, two at a time (an odd last element alone counts as a pair).
+    fn for_each_pair(&mut self, mut f: impl FnMut(&mut [i16; 2])) {
+        for z in [&mut *self.z_h, &mut *self.z_l] {
+            for chunk in z.chunks_mut(2) {
+                let mut pair = [chunk[0], chunk.get(1).copied().unwrap_or(0)];
+                f(&mut pair);
+                for (c, p) in chunk.iter_mut().zip(pair) {
+                    *c = p;
+                }
+            }
+        }
+    }
+
+    /// Runs one segment, then reads the heads.
+    pub fn segment(&mut self) {
+        let c = *self.network.view.config();
+        if !self.previous.is_empty() {
+            self.previous.copy_from_slice(self.z_h);
+        }
+        for _ in 0..c.h_cycles {
+            for _ in 0..c.l_cycles {
+                self.inject_input();
+                self.module(0);
+            }
+            for (h, &l) in self.z_h.iter_mut().zip(&*self.z_l) {
+                *h = h.saturating_add(l);
+            }
+            self.module(1);
+        }
+        self.read_heads();
+    }
+
+    /// `z_L <- sat16(z_L + sat16(z_H + e))`.
+    fn inject_input(&mut self) {
+        let view = self.network.view;
+        let c = view.config();
+        let (ch, fields, prefix) = (usize::from(c.channels), usize::from(c.fields), usize::from(c.prefix));
+        let (embed, prefix_rows) = (view.embed(), view.prefix());
+        for (r, (l, h)) in self.z_l.chunks_exact_mut(ch).zip(self.z_h.chunks_exact(ch)).enumerate() {
+            let e = if r < prefix {
+                &prefix_rows[r * ch..(r + 1) * ch]
+            } else {
+                let class = input_class(self.tokens[r / fields - prefix], r % fields, fields);
+                &embed[class * ch..(class + 1) * ch]
+            };
+            for ((l, &h), &e) in l.iter_mut().zip(h).zip(e) {
+                *l = l.saturating_add(h.saturating_add(e));
+            }
+        }
+    }
+
+    /// Runs module `which` (0 = L, 1 = H) in place on its carry.
+    fn module(&mut self, which: usize) {
+        let Network { view, kernel, groups, .. } = self.network;
+        let c = *view.config();
+        let ch = usize::from(c.channels);
+        let stored = if c.shared { 0 } else { which };
+        let x: &mut [i16] = if which == 0 { self.z_l } else { self.z_h };
+        let s = &mut self.scratch;
+        for l in 0..c.layers(stored) {
+            let block = view.block(stored, l);
+            let mut packed = Packed { words: self.network.packed_block(stored, l), kernel };
+            if let Some(a) = &block.attention {
+                let group_ids = |head: usize| (c.mixer == Mixer::GroupAttention).then(|| view.groups(head % groups.count));
+                let shape = AttentionShape { channels: ch, heads: usize::from(c.heads), rope: view.rope(), group_ids: &group_ids };
+                layers::attention(a, x, &shape, s, &mut packed);
+            }
+            if let Some(t) = &block.token_mlp {
+                layers::token_mlp(t, x, ch, s, &mut packed);
+            }
+            let with_groups = (c.mixer == Mixer::GroupSum).then_some(&groups);
+            layers::gated_mlp(&block.mlp, x, ch, with_groups, s, &mut packed);
+        }
+    }
+
+    fn read_heads(&mut self) {
+        let view = self.network.view;
+        let c = view.config();
+        let heads = view.heads();
+        let (ch, fields, prefix) = (usize::from(c.channels), usize::from(c.fields), usize::from(c.prefix));
+        let row_view = &mut self.scratch.view[..ch];
+        for (t, answer) in self.answer.iter_mut().enumerate() {
+            let mut best = (i32::MIN, 0);
+            let mut offer = |logit: i32, token: usize| {
+                if logit > best.0 {
+                    best = (logit, token);
+                }
+            };
+            for f in 0..fields {
+                let r = (prefix + t) * fields + f;
+                reference::view8_slice(&self.z_h[r * ch..(r + 1) * ch], heads.m_head, row_view);
+                for (n, (w, &bias)) in heads.weights.chunks_exact(ch).zip(heads.bias).enumerate() {
+                    let logit = bias + w.iter().zip(&*row_view).map(|(&w, &a)| i32::from(w) * i32::from(a)).sum::<i32>();
+                    offer(logit, if fields > 1 { 2 + f } else { n });
+                }
+            }
+            *answer = best.1 as u8;
+        }
+        let rows = if prefix > 0 { 1 } else { c.rows() };
+        let mut q = [0i32; 2];
+        for ((q, w), &bias) in q.iter_mut().zip(heads.q_weights.chunks_exact(ch)).zip(heads.q_bias) {
+            let mut acc = bias;
+            for (i, &w) in w.iter().enumerate() {
+                let sum: i64 = self.z_h[..rows * ch].iter().skip(i).step_by(ch).map(|&z| i64::from(z)).sum();
+                acc = acc.saturating_add(i64::from(w) * sum);
+            }
+            *q = (acc >> heads.q_shift).clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
+        }
+        self.q = (q[0], q[1]);
+    }
+
+    /// Tokens read from z_H, `[S]`.
+    #[must_use]
+    pub fn answer(&self) -> &[u8] {
+        self.answer
+    }
+
+    /// The puzzle's tokens, `[S]`.
+    #[must_use]
+    pub fn tokens(&self) -> &[u8] {
+        self.tokens
+    }
+
+    /// Halt and continue outputs of the Q head (continue is 0 where the model has none), in units of [`crate::format::Heads::q_scale`].
+    #[must_use]
+    pub const fn q(&self) -> (i32, i32) {
+        self.q
+    }
+
+    /// Whether the Q head says halt: `q_halt > q_continue`, or `q_halt > 0` without a continue output.
+    #[must_use]
+    pub const fn q_says_halt(&self) -> bool {
+        self.q.0 > self.q.1
+    }
+
+    /// Change of z_H over the last segment, if the plan keeps it.
+    #[must_use]
+    pub fn residual(&self) -> Option<Residual> {
+        let mut r = Residual { change: 0, size: 0 };
+        for (&new, &old) in self.z_h.iter().zip(&*self.previous) {
+            r.change += u64::from(new.abs_diff(old));
+            r.size += u64::from(new.unsigned_abs());
+        }
+        (!self.previous.is_empty()).then_some(r)
+    }
+
+    /// Hash of the whole carry: FNV-1a over the 16-bit words of z_H, then z_L.
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        self.z_h.iter().chain(&*self.z_l).fold(0xcbf2_9ce4_8422_2325, |h, &z| (h ^ u64::from(z as u16)).wrapping_mul(0x0000_0100_0000_01b3))
+    }
+
+    /// The carry: z_H and z_L, `[R, C]` Q5.10.
+    #[must_use]
+    pub fn carry(&self) -> (&[i16], &[i16]) {
+        (self.z_h, self.z_l)
+    }
+
+    /// The carry, to set a state of one's own; the heads are read again at the next segment.
+    pub fn carry_mut(&mut self) -> (&mut [i16], &mut [i16]) {
+        (self.z_h, self.z_l)
+    }
+}
+
+/// Input class of a row: with fields 0 blank, 1 this symbol, 2 another; else the token.
+const fn input_class(token: u8, field: usize, fields: usize) -> usize {
+    match (fields > 1, token) {
+        (false, t) => t as usize,
+        (true, 0 | 1) => 0,
+        (true, t) if t as usize == field + 2 => 1,
+        _ => 2,
+    }
+}
