@@ -1,0 +1,58 @@
+//! Update rules: AdamW (Loshchilov and Hutter 2019) and Adam-atan2 (Everett et al. 2024), clipping, and the running mean of the weights.
+
+use crate::engine::{EngineOptions, OptimizerKind};
+
+use super::layout::Param;
+
+/// Moments and step count.
+#[derive(Clone, Debug)]
+pub struct Optimizer {
+    /// Running mean of the gradient.
+    pub m: Vec<f32>,
+    /// Running mean of its square.
+    pub v: Vec<f32>,
+    /// Steps done.
+    pub step: u64,
+}
+
+impl Optimizer {
+    /// Moments of zero.
+    pub fn new(len: usize) -> Self {
+        Self { m: vec![0.0; len], v: vec![0.0; len], step: 0 }
+    }
+
+    /// One step with learning rate `lr`. The gradient must be finite.
+    pub fn step(&mut self, opts: &EngineOptions, params: &[Param], weights: &mut [f32], grad: &[f32], lr: f64) {
+        let norm = grad.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt();
+        let shrink = if opts.clip > 0.0 && norm > opts.clip { (opts.clip / norm) as f32 } else { 1.0 };
+        self.step += 1;
+        let (b1, b2) = opts.betas;
+        let exponent = self.step as f64;
+        let c1 = 1.0 - b1.powf(exponent);
+        let root2 = (1.0 - b2.powf(exponent)).sqrt();
+        let (rate, inverse, b1, b2) = ((lr / c1) as f32, (1.0 / root2) as f32, b1 as f32, b2 as f32);
+        for p in params {
+            let keep = if p.decay { (1.0 - lr * opts.weight_decay) as f32 } else { 1.0 };
+            for i in p.offset..p.offset + p.len {
+                let g = grad[i] * shrink;
+                let m = b1 * self.m[i] + (1.0 - b1) * g;
+                let v = b2 * self.v[i] + (1.0 - b2) * g * g;
+                (self.m[i], self.v[i]) = (m, v);
+                let denominator = v.sqrt() * inverse;
+                let update = match opts.optimizer {
+                    OptimizerKind::AdamAtan2 => m.atan2(denominator),
+                    OptimizerKind::AdamW => m / (denominator + 1e-8),
+                };
+                weights[i] = weights[i] * keep - rate * update;
+            }
+        }
+    }
+}
+
+/// `mean = decay * mean + (1 - decay) * weights`.
+pub fn average(mean: &mut [f32], weights: &[f32], decay: f64) {
+    let (keep, add) = (decay as f32, (1.0 - decay) as f32);
+    for (m, w) in mean.iter_mut().zip(weights) {
+        *m = keep * *m + add * w;
+    }
+}

@@ -1,0 +1,90 @@
+//! Everything an exact resume needs, as named tensors.
+//!
+//! `weights.*`, `mean.*` (with a running mean), `m.*`, `v.*` under the public names; `init.H`, `init.L` `[C]`; `carry.H`, `carry.L`
+//! `[batch, R, C]`; `counters` `[4, 4]`: seed, optimizer steps, starts handed out, segments begun. A counter is four numbers of 16 bits,
+//! lowest first: f32 holds those exactly.
+
+use anyhow::{Context, ensure};
+
+use super::FusedEngine;
+use super::layout::{Dims, Packed, tensor};
+use crate::engine::Tensors;
+
+const INIT: [&str; 2] = ["init.H", "init.L"];
+const CARRY: [&str; 2] = ["carry.H", "carry.L"];
+
+/// The fixed starts, padded.
+pub fn read_init(d: &Dims, tensors: &Tensors) -> anyhow::Result<[Vec<f32>; 2]> {
+    let read = |name| pad(d, tensor(tensors, name, &[d.c])?);
+    Ok([read(INIT[0])?, read(INIT[1])?])
+}
+
+fn pad(d: &Dims, rows: &[f32]) -> anyhow::Result<Vec<f32>> {
+    let mut out = vec![0.0; rows.len() / d.c * d.cp];
+    for (to, from) in out.chunks_exact_mut(d.cp).zip(rows.chunks_exact(d.c)) {
+        to[..d.c].copy_from_slice(from);
+    }
+    Ok(out)
+}
+
+fn unpad(d: &Dims, rows: &[f32]) -> Vec<f32> {
+    rows.chunks_exact(d.cp).flat_map(|row| &row[..d.c]).copied().collect()
+}
+
+fn split(counter: u64) -> impl Iterator<Item = f32> {
+    (0..4).map(move |i| (counter >> (16 * i) & 0xffff) as f32)
+}
+
+fn join(parts: &[f32]) -> anyhow::Result<u64> {
+    parts.iter().rev().try_fold(0, |value, &part| {
+        ensure!((0.0..65_536.0).contains(&part) && part.fract() == 0.0, "tensor `counters` holds {part}, expected integers of 16 bits");
+        Ok(value << 16 | part as u64)
+    })
+}
+
+impl FusedEngine {
+    pub(super) fn put_init(&self, out: &mut Tensors) {
+        for (name, values) in INIT.into_iter().zip(&self.init) {
+            out.insert(name.into(), (vec![self.d.c], unpad(&self.d, values)));
+        }
+    }
+
+    pub(super) fn save(&self) -> Tensors {
+        let d = &self.d;
+        let mut out = Tensors::new();
+        d.to_tensors(&self.weights, "weights.", &mut out);
+        if !self.mean.is_empty() {
+            d.to_tensors(&self.mean, "mean.", &mut out);
+        }
+        d.to_tensors(&self.optimizer.m, "m.", &mut out);
+        d.to_tensors(&self.optimizer.v, "v.", &mut out);
+        self.put_init(&mut out);
+        for (name, carry) in CARRY.into_iter().zip([&self.carry_h, &self.carry_l]) {
+            out.insert(name.into(), (vec![self.opts.batch, d.r, d.c], unpad(d, carry)));
+        }
+        let counters = [self.seed, self.optimizer.step, self.starts, self.segments].into_iter().flat_map(split).collect();
+        out.insert("counters".into(), (vec![4, 4], counters));
+        out
+    }
+
+    /// Reads all before it changes anything.
+    pub(super) fn load(&mut self, state: &Tensors) -> anyhow::Result<()> {
+        let d = &self.d;
+        let weights = d.from_tensors(state, "weights.")?;
+        let mean = if self.opts.ema > 0.0 {
+            d.from_tensors(state, "mean.").context("the run to resume keeps a running mean of the weights")?
+        } else {
+            Vec::new()
+        };
+        let (m, v) = (d.from_tensors(state, "m.")?, d.from_tensors(state, "v.")?);
+        let init = read_init(d, state)?;
+        let carry = |name| pad(d, tensor(state, name, &[self.opts.batch, d.r, d.c])?);
+        let (carry_h, carry_l) = (carry(CARRY[0])?, carry(CARRY[1])?);
+        let counters = tensor(state, "counters", &[4, 4])?.chunks_exact(4).map(join).collect::<anyhow::Result<Vec<u64>>>()?;
+        self.packed = Packed::new(d, &weights);
+        (self.weights, self.mean, self.init, self.carry_h, self.carry_l) = (weights, mean, init, carry_h, carry_l);
+        (self.optimizer.m, self.optimizer.v) = (m, v);
+        (self.seed, self.optimizer.step, self.starts, self.segments) = (counters[0], counters[1], counters[2], counters[3]);
+        Ok(())
+    }
+}

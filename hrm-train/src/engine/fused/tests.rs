@@ -1,0 +1,369 @@
+//! Kernels against plain loops, gradients against finite differences, threads and resumption bit by bit.
+
+use hrm_core::{Config, Mixer, Start};
+
+use super::reference::{Carry as PlainCarry, Reference, Update};
+use super::segment::{Carry, Net, Workspace};
+use super::simd::Isa;
+use super::*;
+use crate::engine::{Engine, Gradient, Loss, OptimizerKind};
+use crate::spec::Grouping;
+
+/// A 4x4 grid with rows, columns and, with fields, cells.
+fn spec(fields: u16, shared: bool, channels: u16, start: Start) -> ModelSpec {
+    let mut groupings = vec![
+        Grouping { ids: (0..16).map(|t| t / 4).collect(), merge_fields: false },
+        Grouping { ids: (0..16).map(|t| t % 4).collect(), merge_fields: false },
+    ];
+    if fields > 1 {
+        groupings.push(Grouping { ids: (0..16).collect(), merge_fields: true });
+    }
+    let config = Config {
+        shared,
+        mixer: Mixer::GroupSum,
+        start,
+        rope: false,
+        tokens: 16,
+        prefix: 0,
+        vocab: 6,
+        fields,
+        channels,
+        inner: channels + 2,
+        token_inner: 0,
+        heads: 0,
+        groupings: groupings.len() as u8,
+        h_layers: if shared { 2 } else { 1 },
+        l_layers: 2,
+        h_cycles: 2,
+        l_cycles: 2,
+    };
+    ModelSpec { config, groupings }
+}
+
+fn options(batch: usize, gradient: Gradient, loss: Loss) -> EngineOptions {
+    EngineOptions {
+        batch,
+        loss,
+        gradient,
+        optimizer: OptimizerKind::AdamW,
+        betas: (0.9, 0.95),
+        weight_decay: 0.1,
+        ema: 0.9,
+        q_weight: 0.5,
+        carry_noise: 0.0,
+        clip: 0.0,
+        threads: 1,
+        seed: 5,
+    }
+}
+
+/// Latin squares with some cells blank; one label does not count.
+fn puzzles(batch: usize) -> (Vec<u8>, Vec<u8>) {
+    let mut labels: Vec<u8> = (0..batch * 16).map(|i| (2 + (i % 4 + i / 4 % 4 + i / 16) % 4) as u8).collect();
+    let inputs = labels.iter().enumerate().map(|(i, &l)| if i * 7 % 5 < 2 { l } else { 1 }).collect();
+    labels[3] = 0;
+    (inputs, labels)
+}
+
+/// A fresh model whose zero tensors are not zero, so that every gradient is exercised.
+fn awake(spec: &ModelSpec, opts: &EngineOptions) -> FusedEngine {
+    let mut weights = FusedEngine::new(spec, opts).unwrap().weights();
+    for (number, (name, (_, values))) in weights.iter_mut().enumerate() {
+        if name.ends_with("bias") || name.starts_with('q') {
+            let stream = Stream::new(9, Purpose::Noise, number as u64);
+            values.iter_mut().enumerate().for_each(|(i, v)| *v = 0.3 * stream.truncated(i as u64));
+        }
+    }
+    FusedEngine::from_weights(spec, opts, &weights).unwrap()
+}
+
+fn relative(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let largest = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    found.iter().zip(expected).fold(0.0f32, |m, (f, e)| m.max((f - e).abs())) / largest
+}
+
+#[test]
+fn forward_is_the_reference_on_every_instruction_set() {
+    for (fields, shared, channels) in [(1, true, 8), (4, true, 40), (4, false, 21), (4, true, 96), (1, false, 64)] {
+        let spec = spec(fields, shared, channels, Start::Random);
+        let opts = options(1, Gradient::LastRecursion, Loss::Softmax);
+        let engine = awake(&spec, &opts);
+        let (tokens, labels) = puzzles(1);
+        let plain = Reference::<f64>::new(&spec, &engine.weights()).unwrap();
+        let mut carry = plain.start(11, 0);
+        let answer = plain.segment(&plain.embed(&tokens).unwrap(), &mut carry, &mut ());
+        let narrow = |z: &[f64]| z.iter().map(|&v| v as f32).collect::<Vec<_>>();
+        let d = &engine.d;
+        for isa in [Isa::detect(), Isa::portable()] {
+            for train in [false, true] {
+                let (mut h, mut l) = (vec![0.0; d.r * d.cp], vec![0.0; d.r * d.cp]);
+                fresh(d, &engine.init, Stream::new(11, Purpose::InferenceStart, 0), &mut h, &mut l);
+                let net = Net { isa, d, w: &engine.packed };
+                let mut ws = Workspace::new(d, train.then_some(Gradient::LastRecursion));
+                let mut found = vec![0; d.s];
+                let mut both = Carry { h: &mut h, l: &mut l };
+                let q = if train {
+                    net.train(&opts, &tokens, &labels, &mut both, &mut vec![0.0; d.grad_len], &mut ws).q_halt
+                } else {
+                    let q = net.infer(&tokens, &mut both, &mut found, &mut ws);
+                    assert_eq!(found, answer.tokens);
+                    q
+                };
+                let strip = |z: &[f32]| z.chunks_exact(d.cp).flat_map(|row| row[..d.c].to_vec()).collect::<Vec<_>>();
+                for (name, found, expected) in [("z_H", &h, &carry.z_h), ("z_L", &l, &carry.z_l)] {
+                    let error = relative(&strip(found), &narrow(expected));
+                    assert!(error < 1e-5, "{name} differs by {error} ({}, C={channels}, F={fields}, train {train})", isa.name());
+                }
+                assert!((f64::from(q) - answer.q_halt).abs() < 1e-5, "q {q} expected {}", answer.q_halt);
+                assert!(h.chunks_exact(d.cp).all(|row| row[d.c..].iter().all(|&v| v == 0.0)), "padding is not zero");
+            }
+        }
+    }
+}
+
+/// Loss of one puzzle in f64, its module calls before `frozen` replaced by the states they gave.
+fn plain_loss(
+    net: &Reference<f64>,
+    opts: &EngineOptions,
+    f: usize,
+    tokens: &[u8],
+    labels: &[u8],
+    frozen: &PlainCarry<f64>,
+    l_calls: usize,
+    exact: bool,
+) -> f64 {
+    let x = net.embed(tokens).unwrap();
+    let mut carry = frozen.clone();
+    for _ in 0..l_calls {
+        net.update(Update::L, &x, &mut carry, &mut ());
+    }
+    net.update(Update::H, &x, &mut carry, &mut ());
+    let answer = net.answer(&carry.z_h);
+    let width = answer.logits.len() / labels.len();
+    let (mut total, mut count) = (0.0, 0.0);
+    for (logits, &label) in answer.logits.chunks_exact(width).zip(labels).filter(|(_, l)| **l != 0) {
+        let label = usize::from(label) - if f > 1 { 2 } else { 0 };
+        let s = |x: f64| match opts.loss {
+            Loss::Softmax => x.exp(),
+            Loss::Stablemax => {
+                if x >= 0.0 {
+                    x + 1.0
+                } else {
+                    1.0 / (1.0 - x)
+                }
+            }
+        };
+        total -= (s(logits[label]) / logits.iter().map(|&x| s(x)).sum::<f64>()).ln();
+        count += 1.0;
+    }
+    let q = 1.0 / (1.0 + (-answer.q_halt).exp());
+    (total / count - opts.q_weight * (if exact { q } else { 1.0 - q }).ln()) / opts.batch as f64
+}
+
+#[test]
+fn gradients_are_the_finite_differences() {
+    let cases = [
+        (1, true, Gradient::LastRecursion, Loss::Softmax),
+        (1, false, Gradient::OneStep, Loss::Stablemax),
+        (4, true, Gradient::OneStep, Loss::Softmax),
+        (4, true, Gradient::LastRecursion, Loss::Stablemax),
+        (4, false, Gradient::LastRecursion, Loss::Softmax),
+    ];
+    for (fields, shared, gradient, loss) in cases {
+        let batch = 6;
+        let spec = spec(fields, shared, 5, Start::Fixed);
+        let opts = options(batch, gradient, loss);
+        let mut engine = awake(&spec, &opts);
+        let (inputs, labels) = puzzles(batch);
+        let weights = engine.weights();
+        let (outcomes, found) = engine.gradient(&inputs, &labels, &vec![true; batch]).unwrap();
+
+        let config = spec.config;
+        let l_calls = if gradient == Gradient::OneStep { 1 } else { usize::from(config.l_cycles) };
+        let base = Reference::<f64>::new(&spec, &weights).unwrap();
+        let frozen: Vec<_> = inputs
+            .chunks_exact(16)
+            .map(|tokens| {
+                let (x, mut carry) = (base.embed(tokens).unwrap(), base.start(0, 0));
+                for cycle in 1..=config.h_cycles {
+                    let last = cycle == config.h_cycles;
+                    for _ in 0..usize::from(config.l_cycles) - if last { l_calls } else { 0 } {
+                        base.update(Update::L, &x, &mut carry, &mut ());
+                    }
+                    if !last {
+                        base.update(Update::H, &x, &mut carry, &mut ());
+                    }
+                }
+                carry
+            })
+            .collect();
+        let total = |weights: &Tensors| -> f64 {
+            let net = Reference::<f64>::new(&spec, weights).unwrap();
+            (0..batch)
+                .map(|b| {
+                    let cells = b * 16..(b + 1) * 16;
+                    let exact = outcomes[b].exact;
+                    plain_loss(&net, &opts, usize::from(fields), &inputs[cells.clone()], &labels[cells], &frozen[b], l_calls, exact)
+                })
+                .sum()
+        };
+        let reported: f64 = outcomes
+            .iter()
+            .map(|o| {
+                let q = 1.0 / (1.0 + (-f64::from(o.q_halt)).exp());
+                (f64::from(o.loss) - opts.q_weight * (if o.exact { q } else { 1.0 - q }).ln()) / batch as f64
+            })
+            .sum();
+        assert!((reported - total(&weights)).abs() < 1e-5, "loss {reported} expected {}", total(&weights));
+        for p in &engine.d.params {
+            let mut expected = Vec::with_capacity(p.len);
+            for i in 0..p.len {
+                let mut moved = weights.clone();
+                // The two points as f32 holds them, so that the step is exact.
+                let mut at = |delta: f32| {
+                    let value = weights[&p.name].1[i] + delta;
+                    moved.get_mut(&p.name).unwrap().1[i] = value;
+                    (f64::from(value), total(&moved))
+                };
+                let ((x1, y1), (x0, y0)) = (at(1e-3), at(-1e-3));
+                expected.push(((y1 - y0) / (x1 - x0)) as f32);
+            }
+            let error = relative(&found[p.offset..p.offset + p.len], &expected);
+            assert!(error < 1e-3, "gradient of {} is off by {error} (F={fields}, shared {shared}, {gradient:?}, {loss:?})", p.name);
+        }
+    }
+}
+
+fn noisy(threads: usize) -> EngineOptions {
+    EngineOptions { threads, carry_noise: 0.1, clip: 1.0, ..options(11, Gradient::LastRecursion, Loss::Softmax) }
+}
+
+fn bits(tensors: &Tensors) -> Vec<(String, Vec<u32>)> {
+    tensors.iter().map(|(name, (_, values))| (name.clone(), values.iter().map(|v| v.to_bits()).collect())).collect()
+}
+
+fn steps(engine: &mut FusedEngine, from: usize, count: usize) {
+    let (inputs, labels) = puzzles(11);
+    for step in from..from + count {
+        let reset: Vec<bool> = (0..11).map(|b| (b + step) % 4 == 0).collect();
+        engine.train_segment(&inputs, &labels, &reset, 1e-2).unwrap();
+    }
+}
+
+#[test]
+fn threads_change_no_bit() {
+    let spec = spec(4, true, 24, Start::Random);
+    let run = |threads| {
+        let mut engine = FusedEngine::new(&spec, &noisy(threads)).unwrap();
+        steps(&mut engine, 0, 4);
+        bits(&engine.state())
+    };
+    let one = run(1);
+    assert_eq!(one, run(2));
+    assert_eq!(one, run(5));
+}
+
+#[test]
+fn resumption_changes_no_bit() {
+    let spec = spec(4, false, 24, Start::Random);
+    for optimizer in [OptimizerKind::AdamW, OptimizerKind::AdamAtan2] {
+        let opts = EngineOptions { optimizer, ..noisy(1) };
+        let mut through = FusedEngine::new(&spec, &opts).unwrap();
+        steps(&mut through, 0, 3);
+        let state = through.state();
+        steps(&mut through, 3, 3);
+        let mut resumed = FusedEngine::new(&spec, &EngineOptions { seed: 77, ..opts }).unwrap();
+        resumed.restore(&state).unwrap();
+        assert_eq!(bits(&resumed.state()), bits(&state));
+        steps(&mut resumed, 3, 3);
+        assert_eq!(bits(&resumed.state()), bits(&through.state()));
+        assert_eq!(bits(&resumed.weights()), bits(&through.weights()));
+    }
+}
+
+#[test]
+fn a_broken_state_changes_nothing() {
+    let mut engine = FusedEngine::new(&spec(4, true, 8, Start::Fixed), &noisy(1)).unwrap();
+    let state = engine.state();
+    for name in state.keys() {
+        let mut broken = state.clone();
+        broken.remove(name);
+        let error = format!("{:#}", engine.restore(&broken).unwrap_err());
+        assert!(error.contains(name.as_str()), "`{error}` does not name {name}");
+        broken.insert(name.clone(), (vec![1, 2, 3], vec![0.5; 6]));
+        assert!(engine.restore(&broken).is_err(), "{name} of another shape was taken");
+        assert_eq!(bits(&engine.state()), bits(&state));
+    }
+}
+
+#[test]
+fn a_few_puzzles_are_learnt_and_inferred() {
+    for (fields, optimizer) in [(4, OptimizerKind::AdamAtan2), (1, OptimizerKind::AdamW)] {
+        let spec = spec(fields, true, 16, Start::Fixed);
+        let opts = EngineOptions { optimizer, weight_decay: 0.0, ..options(6, Gradient::LastRecursion, Loss::Softmax) };
+        let mut engine = FusedEngine::new(&spec, &opts).unwrap();
+        let (_, mut labels) = puzzles(6);
+        labels[3] = 2 + 3;
+        // One or two blanks a row, so that the solution is unique: an equivariant network cannot learn a choice between two.
+        let blank = |i: usize| i % 4 == (i / 4 + i / 16) % 4 || i % 16 == 7;
+        let inputs: Vec<u8> = labels.iter().enumerate().map(|(i, &l)| if blank(i) { 1 } else { l }).collect();
+        for step in 0..700 {
+            engine.train_segment(&inputs, &labels, &[step % 2 == 0; 6], 5e-3).unwrap();
+        }
+        let mut answers = Vec::new();
+        engine.infer(&inputs, 2, 0, &mut |_, tokens, q| answers.push((tokens.to_vec(), q.to_vec()))).unwrap();
+        assert_eq!(answers.len(), 2);
+        assert_eq!(answers[0].0, labels, "F={fields}");
+        assert!(answers[0].1.iter().all(|&q| q > 0.0), "halt logits {:?}", answers[0].1);
+    }
+}
+
+#[test]
+fn the_reference_runs_what_the_engine_infers() {
+    let spec = spec(4, true, 16, Start::Random);
+    let mut engine = awake(&spec, &options(2, Gradient::OneStep, Loss::Softmax));
+    let (inputs, _) = puzzles(3);
+    let mut found = Vec::new();
+    engine.infer(&inputs, 2, 42, &mut |_, tokens, q| found.push((tokens.to_vec(), q.to_vec()))).unwrap();
+    for b in 0..3 {
+        let run = reference::run(&spec, &engine.weights(), &inputs[b * 16..(b + 1) * 16], 2, 42, b as u64, &mut ()).unwrap();
+        for ((_, answer), (tokens, q)) in run.iter().zip(&found) {
+            assert_eq!(answer.tokens, tokens[b * 16..(b + 1) * 16]);
+            assert!((answer.q_halt - q[b]).abs() < 1e-4);
+        }
+    }
+}
+
+#[test]
+fn non_finite_losses_leave_the_weights() {
+    let (spec, opts) = (spec(4, true, 8, Start::Fixed), options(2, Gradient::OneStep, Loss::Softmax));
+    let mut weights = FusedEngine::new(&spec, &opts).unwrap().weights();
+    weights.get_mut("head.weight").unwrap().1[0] = f32::INFINITY;
+    let mut engine = FusedEngine::from_weights(&spec, &opts, &weights).unwrap();
+    let (inputs, labels) = puzzles(2);
+    assert!(engine.train_segment(&inputs, &labels, &[true; 2], 1e-3).is_err());
+    assert_eq!(bits(&engine.weights()), bits(&weights));
+}
+
+#[test]
+fn bad_input_is_refused() {
+    let (mut model, opts) = (spec(4, true, 8, Start::Fixed), options(2, Gradient::OneStep, Loss::Softmax));
+    let mut engine = FusedEngine::new(&model, &opts).unwrap();
+    let (inputs, labels) = puzzles(2);
+    let mut bad = |inputs: &[u8], labels: &[u8], reset: &[bool]| engine.train_segment(inputs, labels, reset, 1e-3).unwrap_err().to_string();
+    assert!(bad(&inputs[1..], &labels, &[true; 2]).contains("inputs"));
+    assert!(bad(&inputs, &labels, &[true; 3]).contains("reset"));
+    let with = |tokens: &[u8], token| [&tokens[..31], &[token]].concat();
+    assert!(bad(&with(&inputs, 6), &labels, &[true; 2]).contains("token 6 in puzzle 1, cell 15"));
+    assert!(bad(&inputs, &with(&labels, 1), &[true; 2]).contains("blank"));
+    assert!(FusedEngine::new(&model, &EngineOptions { threads: 0, ..opts.clone() }).is_err());
+    model.groupings.pop();
+    assert!(FusedEngine::new(&model, &opts).is_err());
+    model.config.mixer = Mixer::TokenMlp;
+    model.config.groupings = 0;
+    model.config.fields = 1;
+    model.config.token_inner = 8;
+    model.groupings.clear();
+    assert!(FusedEngine::new(&model, &opts).err().unwrap().to_string().contains("TokenMlp"));
+}

@@ -1,0 +1,187 @@
+//! [`Engine`] for [`FusedEngine`]: chunks of a batch over threads, reduction in order, one optimizer step.
+
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{bail, ensure};
+
+use super::layout::{Dims, Packed};
+use super::random::{Purpose, Stream};
+use super::segment::{Carry, Net, Workspace};
+use super::{CHUNK, FusedEngine, fresh, optim};
+use crate::engine::{Engine, RowOutcome, Tensors};
+
+/// Runs every job once, on as many threads as there are workspaces.
+fn spread<J: Send>(workspaces: &mut [Workspace], jobs: impl Iterator<Item = J> + Send, work: impl Fn(J, &mut Workspace) + Sync) {
+    let jobs = Mutex::new(jobs);
+    let drain = |ws: &mut Workspace| {
+        loop {
+            // The lock is released before the work: a poisoned queue still hands out whole jobs.
+            let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
+            match job {
+                Some(job) => work(job, ws),
+                None => break,
+            }
+        }
+    };
+    if let [only] = workspaces {
+        return drain(only);
+    }
+    std::thread::scope(|scope| {
+        for ws in workspaces {
+            scope.spawn(|| drain(ws));
+        }
+    });
+}
+
+/// Adds Gaussian noise to the carry of one puzzle.
+fn disturb(d: &Dims, std: f32, stream: Stream, carry: &mut Carry<'_>) {
+    for (half, z) in [&mut *carry.h, &mut *carry.l].into_iter().enumerate() {
+        let base = half * d.r * d.c;
+        for (r, row) in z.chunks_exact_mut(d.cp).enumerate() {
+            for (c, v) in row[..d.c].iter_mut().enumerate() {
+                *v += std * stream.normal((base + r * d.c + c) as u64);
+            }
+        }
+    }
+}
+
+/// A chunk of the batch: the puzzles' numbers and their slices.
+struct Chunk<'a> {
+    first: usize,
+    h: &'a mut [f32],
+    l: &'a mut [f32],
+    outcomes: &'a mut [RowOutcome],
+    grad: &'a mut [f32],
+}
+
+impl FusedEngine {
+    fn prepare(&mut self) {
+        let Self { d, opts, workspaces, grads, .. } = self;
+        if workspaces.is_empty() {
+            workspaces.extend((0..opts.threads).map(|_| Workspace::new(d, Some(opts.gradient))));
+            grads.extend((0..opts.batch.div_ceil(CHUNK)).map(|_| vec![0.0; d.grad_len]));
+        }
+    }
+
+    /// Forward, loss and backward of the whole batch: outcomes, and the gradient over the flat weights.
+    pub(super) fn gradient(&mut self, inputs: &[u8], labels: &[u8], reset: &[bool]) -> anyhow::Result<(Vec<RowOutcome>, Vec<f32>)> {
+        let batch = self.opts.batch;
+        for (what, found, expected) in
+            [("inputs", inputs.len(), batch * self.d.s), ("labels", labels.len(), batch * self.d.s), ("reset", reset.len(), batch)]
+        {
+            ensure!(found == expected, "{what}: {found} values, expected {expected} for a batch of {batch}");
+        }
+        self.check_tokens("inputs", inputs)?;
+        self.check_labels(labels)?;
+        self.prepare();
+        let mut numbers = vec![0u64; batch];
+        for (number, _) in numbers.iter_mut().zip(reset).filter(|(_, reset)| **reset) {
+            *number = self.starts;
+            self.starts += 1;
+        }
+        let segment = self.segments;
+        self.segments += 1;
+        let Self { isa, d, opts, seed, init, packed, carry_h, carry_l, workspaces, grads, .. } = self;
+        let net = Net { isa: *isa, d, w: packed };
+        let state = d.r * d.cp;
+        let mut outcomes = vec![RowOutcome::default(); batch];
+        let jobs = carry_h
+            .chunks_mut(CHUNK * state)
+            .zip(carry_l.chunks_mut(CHUNK * state))
+            .zip(outcomes.chunks_mut(CHUNK))
+            .zip(grads.iter_mut())
+            .enumerate()
+            .map(|(i, (((h, l), outcomes), grad))| Chunk { first: i * CHUNK, h, l, outcomes, grad });
+        spread(workspaces, jobs, |chunk, ws| {
+            chunk.grad.fill(0.0);
+            let rows = chunk.h.chunks_exact_mut(state).zip(chunk.l.chunks_exact_mut(state)).zip(chunk.outcomes).zip(chunk.first..);
+            for (((h, l), outcome), b) in rows {
+                if reset[b] {
+                    fresh(d, init, Stream::new(*seed, Purpose::Start, numbers[b]), h, l);
+                }
+                let mut carry = Carry { h, l };
+                if opts.carry_noise > 0.0 {
+                    let number = segment * batch as u64 + b as u64;
+                    disturb(d, opts.carry_noise as f32, Stream::new(*seed, Purpose::Noise, number), &mut carry);
+                }
+                let cells = b * d.s..(b + 1) * d.s;
+                *outcome = net.train(opts, &inputs[cells.clone()], &labels[cells], &mut carry, chunk.grad, ws);
+            }
+        });
+        let (sum, others) = grads.split_at_mut(1);
+        for grad in others {
+            for (s, g) in sum[0].iter_mut().zip(grad.iter()) {
+                *s += g;
+            }
+        }
+        Ok((outcomes, d.unpack_gradient(&sum[0])))
+    }
+}
+
+impl Engine for FusedEngine {
+    fn train_segment(&mut self, inputs: &[u8], labels: &[u8], reset: &[bool], lr: f64) -> anyhow::Result<Vec<RowOutcome>> {
+        let (outcomes, grad) = self.gradient(inputs, labels, reset)?;
+        if let Some(b) = outcomes.iter().position(|o| !o.loss.is_finite() || !o.q_halt.is_finite()) {
+            bail!("the loss of batch row {b} is {}, its halt logit {}, in segment {}", outcomes[b].loss, outcomes[b].q_halt, self.segments);
+        }
+        if let Some(i) = grad.iter().position(|g| !g.is_finite()) {
+            let name = self.d.params.iter().find(|p| (p.offset..p.offset + p.len).contains(&i)).map_or("?", |p| p.name.as_str());
+            bail!("the gradient of `{name}` is {} in segment {}", grad[i], self.segments);
+        }
+        self.optimizer.step(&self.opts, &self.d.params, &mut self.weights, &grad, lr);
+        if self.opts.ema > 0.0 {
+            optim::average(&mut self.mean, &self.weights, self.opts.ema);
+        }
+        self.packed = Packed::new(&self.d, &self.weights);
+        Ok(outcomes)
+    }
+
+    fn infer(&mut self, inputs: &[u8], segments: usize, seed: u64, observe: &mut dyn FnMut(usize, &[u8], &[f32])) -> anyhow::Result<()> {
+        let Self { isa, d, opts, init, .. } = &*self;
+        ensure!(inputs.len().is_multiple_of(d.s), "inputs: {} tokens, expected a multiple of {}", inputs.len(), d.s);
+        self.check_tokens("inputs", inputs)?;
+        let averaged = (!self.mean.is_empty()).then(|| Packed::new(d, &self.mean));
+        let net = Net { isa: *isa, d, w: averaged.as_ref().unwrap_or(&self.packed) };
+        let n = inputs.len() / d.s;
+        // A puzzle runs all its segments while its state is in the caches; the answers wait for the others'.
+        let mut tokens = vec![0u8; n * segments * d.s];
+        let mut halts = vec![0.0f32; n * segments];
+        if n > 0 && segments > 0 {
+            let mut workspaces: Vec<_> = (0..opts.threads).map(|_| Workspace::new(d, None)).collect();
+            let jobs =
+                inputs.chunks_exact(d.s).zip(tokens.chunks_exact_mut(segments * d.s)).zip(halts.chunks_exact_mut(segments)).enumerate();
+            spread(&mut workspaces, jobs, |(b, ((input, tokens), halts)), ws| {
+                let (mut h, mut l) = (vec![0.0; d.r * d.cp], vec![0.0; d.r * d.cp]);
+                fresh(d, init, Stream::new(seed, Purpose::InferenceStart, b as u64), &mut h, &mut l);
+                for (tokens, q) in tokens.chunks_exact_mut(d.s).zip(halts) {
+                    *q = net.infer(input, &mut Carry { h: &mut h, l: &mut l }, tokens, ws);
+                }
+            });
+        }
+        let (mut answer, mut q) = (vec![0u8; n * d.s], vec![0.0f32; n]);
+        for segment in 0..segments {
+            for b in 0..n {
+                let at = b * segments + segment;
+                answer[b * d.s..(b + 1) * d.s].copy_from_slice(&tokens[at * d.s..(at + 1) * d.s]);
+                q[b] = halts[at];
+            }
+            observe(segment, &answer, &q);
+        }
+        Ok(())
+    }
+
+    fn weights(&self) -> Tensors {
+        let mut out = Tensors::new();
+        self.d.to_tensors(if self.mean.is_empty() { &self.weights } else { &self.mean }, "", &mut out);
+        self.put_init(&mut out);
+        out
+    }
+
+    fn state(&self) -> Tensors {
+        self.save()
+    }
+
+    fn restore(&mut self, state: &Tensors) -> anyhow::Result<()> {
+        self.load(state)
+    }
+}
