@@ -4,6 +4,7 @@ pub mod augment;
 pub mod canonical;
 pub mod csv;
 pub mod generator;
+pub mod npy;
 pub mod rng;
 mod set;
 pub mod solver;
