@@ -219,7 +219,7 @@ impl Generator {
                     (input, label, effort) = (puzzle, solution, next);
                 }
             }
-            if step >= WARM_UP && (step - WARM_UP) % BETWEEN == 0 {
+            if step >= WARM_UP && (step - WARM_UP).is_multiple_of(BETWEEN) {
                 self.emit(&input, &label, rng, out);
             }
         }
@@ -275,7 +275,7 @@ pub fn is_test(canonizer: &Canonizer, sudoku: Sudoku, input: &[u8], label: &[u8]
     if sudoku.size() == 9 {
         form.puzzle.clear();
     }
-    Some(form.hash() % 8 == 0)
+    Some(form.hash().is_multiple_of(8))
 }
 
 /// The number of the set bit `i` (from 0) of `mask`, which has more.
