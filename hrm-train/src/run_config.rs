@@ -82,13 +82,15 @@ pub struct Generate {
     pub n: usize,
     /// Seed of the generator.
     pub seed: u64,
-    /// Prefer puzzles that need guesses.
+    /// Search for puzzles that need guesses.
     pub hard: bool,
+    /// Up to so many givens are added to a minimal puzzle, the number uniform from 0.
+    pub extra_givens: usize,
 }
 
 impl Default for Generate {
     fn default() -> Self {
-        Self { n: 0, seed: 1, hard: false }
+        Self { n: 0, seed: 1, hard: false, extra_givens: 0 }
     }
 }
 
@@ -143,7 +145,7 @@ section! {
         meta: Paths = Paths::default(),
         /// Sidecars of sets that must stay unseen: training rows that share a solution class with any of them are dropped (needs `meta`).
         exclude_meta: Paths = Paths::default(),
-        /// Puzzles of the built-in generator, added to those of the files.
+        /// Puzzles of the built-in generator (classes of its train side), added to those of the files; n = 0: none.
         generate: Generate = Generate::default(),
         /// Training puzzles set aside to choose the checkpoint; with `meta`, whole solution classes are set aside.
         holdout: usize = 512,
@@ -593,7 +595,7 @@ mod tests {
             }
         }
         assert_eq!(config.data.train.0, ["a.csv"]);
-        assert_eq!(config.data.generate, Generate { n: 10, seed: 1, hard: false });
+        assert_eq!(config.data.generate, Generate { n: 10, ..Generate::default() });
     }
 
     #[test]

@@ -1,0 +1,291 @@
+//! Command line of `hrm-train`.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail, ensure};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use hrm_train::data::npy::{self, Grouped};
+use hrm_train::data::{GeneratorOptions, PuzzleSet, Side, csv, generate};
+use hrm_train::evaluate::{Float, evaluate};
+use hrm_train::model_file::FloatModel;
+use hrm_train::run_config::{EngineKind, RunConfig, find_config, resolve_threads};
+use hrm_train::train::{StartOptions, train};
+
+#[derive(Parser)]
+#[command(name = "hrm-train", version, about = "Train, quantise and analyse Hierarchical Reasoning Models")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a model from a TOML config.
+    Train(Train),
+    /// Score a trained model on puzzles with answers.
+    Eval(Eval),
+    /// Make, convert and filter puzzle files.
+    #[command(subcommand)]
+    Data(Data),
+    /// Print a config with every field documented: the defaults, or a file with its overrides resolved.
+    Config {
+        /// The TOML file; none: the defaults.
+        config: Option<PathBuf>,
+        /// Override a field: section.key=value.
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+    },
+}
+
+#[derive(Args)]
+struct Train {
+    /// The TOML file of the run, such as configs/sudoku-4x4.toml.
+    config: PathBuf,
+    /// Go on from the last checkpoint.
+    #[arg(long)]
+    resume: bool,
+    /// Resume although the config or the data would have led to other weights.
+    #[arg(long, requires = "resume")]
+    accept_changes: bool,
+    /// Stop with a checkpoint at this step; the learning rate still follows train.steps.
+    #[arg(long, value_name = "STEP")]
+    stop_after: Option<u64>,
+    /// Folder of the run [default: runs/NAME of the config].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Override a field: section.key=value (see `hrm-train config`).
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Args)]
+struct Eval {
+    /// A run folder (its best model) or a .safetensors file.
+    #[arg(long, value_name = "DIR|FILE")]
+    model: PathBuf,
+    /// Puzzles with answers: source,question,answer,rating; plain or .gz.
+    #[arg(long, value_name = "CSV")]
+    data: PathBuf,
+    /// Only the first N puzzles.
+    #[arg(long)]
+    n: Option<usize>,
+    /// Segments to run; figures are given after 1, 2, 4, .. and this many.
+    #[arg(long, default_value_t = 16)]
+    segments: usize,
+    /// Seed of the random starts.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Worker threads [default: all cores].
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    threads: usize,
+    /// fused or torch.
+    #[arg(long, value_enum, default_value_t = Engine::Fused)]
+    engine: Engine,
+    /// Device of the torch engine.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Write the figures as JSON to stdout.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Engine {
+    Fused,
+    Torch,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SideArgument {
+    Any,
+    Train,
+    Test,
+}
+
+#[derive(Subcommand)]
+enum Data {
+    /// Generate puzzles with one solution.
+    Generate {
+        /// 4, 6 or 9.
+        #[arg(long, default_value_t = 9)]
+        size: usize,
+        /// How many.
+        #[arg(long)]
+        n: usize,
+        /// Seed of the generator.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Search for puzzles that need guesses.
+        #[arg(long)]
+        hard: bool,
+        /// Up to so many givens are added to each minimal puzzle.
+        #[arg(long, default_value_t = 0)]
+        extra_givens: usize,
+        /// Classes never trained on (test), those `data.generate` trains on (train), or all.
+        #[arg(long, value_enum, default_value_t = SideArgument::Any)]
+        side: SideArgument,
+        /// CSV file to write; .gz compresses.
+        #[arg(long, value_name = "CSV")]
+        out: PathBuf,
+    },
+    /// CSV to the public npy dataset layout, or back: whichever `--from` is.
+    Convert {
+        /// A CSV file, or a folder with the splits of a dataset.
+        #[arg(long, value_name = "CSV|DIR")]
+        from: PathBuf,
+        /// A folder, or a CSV file.
+        #[arg(long, value_name = "DIR|CSV")]
+        to: PathBuf,
+        /// Split of the dataset: train or test.
+        #[arg(long, default_value = "train")]
+        split: String,
+        /// Random symmetric copies of each puzzle, to npy only.
+        #[arg(long, default_value_t = 0)]
+        copies: usize,
+        /// Add an easier version of each puzzle and each copy, to npy only.
+        #[arg(long)]
+        easier: bool,
+        /// Seed of copies and easier versions.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Drop puzzles that share their solution class with sets that must stay unseen.
+    Filter {
+        /// The puzzles.
+        #[arg(long, value_name = "CSV")]
+        from: PathBuf,
+        /// Their sidecar, row by row.
+        #[arg(long, value_name = "CSV")]
+        meta: PathBuf,
+        /// Sidecars of the unseen sets.
+        #[arg(long, value_name = "CSV", required = true)]
+        exclude_meta: Vec<PathBuf>,
+        /// CSV file to write.
+        #[arg(long, value_name = "CSV")]
+        out: PathBuf,
+    },
+}
+
+/// Parses the arguments and runs the command; errors go to stderr as one line, the exit status is 1 then.
+pub fn run() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Train(args) => run_train(&args),
+        Command::Eval(args) => run_eval(&args),
+        Command::Data(args) => run_data(args),
+        Command::Config { config, set } => run_config(config.as_deref(), &set),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hrm-train: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_train(args: &Train) -> anyhow::Result<()> {
+    let config = RunConfig::load(&args.config, &args.set)?;
+    let folder = match &args.out {
+        Some(folder) => folder.clone(),
+        None => Path::new("runs").join(find_config(&args.config)?.file_stem().context("the config has no file name")?),
+    };
+    print_out(&format!("{}\n", toml::to_string(&config)?))?;
+    let start = StartOptions { resume: args.resume, accept_changes: args.accept_changes, stop_after: args.stop_after };
+    let summary = train(&config, &folder, start)?;
+    let best = summary.best.map_or("no evaluation yet".to_owned(), |b| {
+        format!("best on held-out training puzzles: {}/{} exact at step {}", b.exact, b.puzzles, b.step)
+    });
+    eprintln!("done after {:.0} s; {best}; model in {}", summary.seconds, folder.join("model.safetensors").display());
+    Ok(())
+}
+
+fn run_eval(args: &Eval) -> anyhow::Result<()> {
+    ensure!(args.segments >= 1, "--segments is 0, expected at least 1");
+    let set = csv::read(&args.data)?;
+    let model = FloatModel::load(&args.model)?;
+    let tokens = usize::from(model.spec.config.tokens);
+    ensure!(
+        tokens == set.sudoku.cells(),
+        "the model is made for {tokens} cells, {} holds puzzles of {}",
+        args.data.display(),
+        set.sudoku.cells()
+    );
+    let kind = match args.engine {
+        Engine::Fused => EngineKind::Fused,
+        Engine::Torch => EngineKind::Torch,
+    };
+    let mut engine = model.engine(kind, &args.device, resolve_threads(args.threads))?;
+    let mut at: Vec<usize> = (0..).map(|i| 1 << i).take_while(|&s| s < args.segments).collect();
+    at.push(args.segments);
+    let n = args.n.unwrap_or(set.len());
+    let report = evaluate(&mut Float(engine.as_mut()), &set, n, &at, args.seed, &mut |done| eprint!("\r{done} puzzles"))?;
+    eprintln!();
+    if args.json {
+        let record = model.record.as_ref();
+        let value = serde_json::json!({
+            "model_file": args.model, "data_file": args.data, "protocol": record.map(|r| &r.protocol), "step": record.map(|r| r.step),
+            "report": report,
+        });
+        print_out(&format!("{}\n", serde_json::to_string_pretty(&value)?))
+    } else {
+        print_out(&format!("{} on {}\n{report}", args.model.display(), args.data.display()))
+    }
+}
+
+fn run_config(path: Option<&Path>, set: &[String]) -> anyhow::Result<()> {
+    let config = match path {
+        Some(path) => RunConfig::load(path, set)?,
+        None if set.is_empty() => RunConfig::default(),
+        None => RunConfig::parse("", set)?,
+    };
+    print_out(&config.to_toml()?)
+}
+
+fn run_data(args: Data) -> anyhow::Result<()> {
+    match args {
+        Data::Generate { size, n, seed, hard, extra_givens, side, out } => {
+            let side = match side {
+                SideArgument::Any => Side::Any,
+                SideArgument::Train => Side::Train,
+                SideArgument::Test => Side::Test,
+            };
+            let set = generate(&GeneratorOptions { size, seed, hard, extra_givens, side }, n)?;
+            csv::write(&out, &set)?;
+            eprintln!("{} puzzles of size {size} in {}", set.len(), out.display());
+        }
+        Data::Convert { from, to, split, copies, easier, seed } => {
+            if from.is_dir() {
+                ensure!(copies == 0 && !easier, "--copies and --easier work from CSV to npy only");
+                let data = npy::read(&from, &split)?;
+                csv::write(&to, &data.set)?;
+                eprintln!("{} puzzles in {}", data.set.len(), to.display());
+            } else {
+                if to.extension().is_some_and(|e| e == "csv" || e == "gz") {
+                    bail!("{} is a CSV file and so is {}: one of them must be a dataset folder", from.display(), to.display());
+                }
+                let set = csv::read(&from)?;
+                let data = if copies > 0 || easier { Grouped::augmented(&set, copies, easier, seed)? } else { Grouped::single(set) };
+                npy::write(&to, &split, &data)?;
+                eprintln!("{} examples in {}", data.set.len(), to.join(&split).display());
+            }
+        }
+        Data::Filter { from, meta, exclude_meta, out } => {
+            let set: PuzzleSet = csv::read(&from)?;
+            let exclude: Vec<&Path> = exclude_meta.iter().map(PathBuf::as_path).collect();
+            let (kept, dropped) = csv::drop_shared_solution_classes(&set, &meta, &exclude)?;
+            csv::write(&out, &kept)?;
+            eprintln!("{} puzzles kept, {dropped} dropped, in {}", kept.len(), out.display());
+        }
+    }
+    Ok(())
+}
+
+/// Writes to stdout; a reader that has gone away (`| head`) is no error.
+fn print_out(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("cannot write to stdout"),
+    }
+}

@@ -1,0 +1,147 @@
+//! The training and the held-out puzzles a config asks for.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use anyhow::{Context as _, ensure};
+
+use crate::data::{GeneratorOptions, PuzzleSet, Side, csv, generate, rng};
+use crate::model_file::DataRecord;
+use crate::run_config::RunConfig;
+
+/// What a run trains on.
+#[derive(Clone, Debug)]
+pub struct RunPuzzles {
+    /// Puzzles to train on.
+    pub train: PuzzleSet,
+    /// Puzzles that choose the checkpoint.
+    pub holdout: PuzzleSet,
+    /// Their numbers and check sum.
+    pub record: DataRecord,
+}
+
+/// Reads and generates the puzzles of `[data]`, drops what must stay unseen, and sets the held-out part aside.
+///
+/// The held-out puzzles are chosen by `train.seed`. Where sidecars name solution classes, training rows of the same classes as a held-out
+/// puzzle are dropped too, so that the choice of the checkpoint does not reward memory.
+///
+/// # Errors
+/// A file cannot be read or is no puzzle file (with file, line and column), a sidecar does not fit, a size differs from the task's, or
+/// fewer puzzles are left than the held-out part needs.
+pub fn load(config: &RunConfig) -> anyhow::Result<RunPuzzles> {
+    let sudoku = config.sudoku()?;
+    let data = &config.data;
+    let mut all = PuzzleSet::new(sudoku);
+    // Solution class of each puzzle, where a sidecar tells.
+    let mut classes: Vec<Option<String>> = Vec::new();
+    for (i, file) in data.train.0.iter().enumerate() {
+        let set = csv::read(Path::new(file))?;
+        ensure!(set.sudoku == sudoku, "{file} holds puzzles of size {}, task.size is {}", set.sudoku.size(), sudoku.size());
+        match data.meta.0.get(i) {
+            Some(meta) => {
+                let column = csv::read_column(Path::new(meta), csv::GRID_CLASS)?;
+                ensure!(column.len() == set.len(), "{meta} has {} rows, {file} has {}", column.len(), set.len());
+                classes.extend(column.into_iter().map(Some));
+            }
+            None => classes.extend(vec![None; set.len()]),
+        }
+        all.extend(&set)?;
+    }
+    if data.generate.n > 0 {
+        let g = &data.generate;
+        let options =
+            GeneratorOptions { size: sudoku.size(), seed: g.seed, hard: g.hard, extra_givens: g.extra_givens, side: Side::Train };
+        let set = generate(&options, g.n).context("data.generate")?;
+        classes.extend(vec![None; set.len()]);
+        all.extend(&set)?;
+    }
+    let total = all.len();
+
+    let mut unseen = HashSet::new();
+    for meta in &data.exclude_meta.0 {
+        unseen.extend(csv::read_column(Path::new(meta), csv::GRID_CLASS)?);
+    }
+    let mut puzzles = HashSet::new();
+    let kept: Vec<usize> = (0..total)
+        .filter(|&i| classes[i].as_ref().is_none_or(|c| !unseen.contains(c)))
+        .filter(|&i| puzzles.insert(all.input(i)))
+        .collect();
+
+    let n = data.holdout;
+    ensure!(
+        n < kept.len(),
+        "data.holdout is {n}, but there are only {} puzzles: at least one must be left to train on",
+        kept.len()
+    );
+    let chosen: HashSet<usize> = (0..n as u64).map(|i| kept[rng::permuted(config.train.seed, 0, i, kept.len() as u64) as usize]).collect();
+    let held_classes: HashSet<&String> = chosen.iter().filter_map(|&i| classes[i].as_ref()).collect();
+    let (out, rest): (Vec<usize>, Vec<usize>) = kept.into_iter().partition(|i| chosen.contains(i));
+    let rest: Vec<usize> = rest.into_iter().filter(|&i| classes[i].as_ref().is_none_or(|c| !held_classes.contains(c))).collect();
+    ensure!(!rest.is_empty(), "no puzzle is left to train on: all share their solution class with a held-out one");
+
+    let (train, holdout) = (all.select(rest), all.select(out));
+    let mut hash = crc32fast::Hasher::new();
+    for tokens in [&train.inputs, &train.labels, &holdout.inputs, &holdout.labels] {
+        hash.update(tokens);
+    }
+    let record =
+        DataRecord { train: train.len(), holdout: holdout.len(), dropped: total - train.len() - holdout.len(), crc32: hash.finalize() };
+    Ok(RunPuzzles { train, holdout, record })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> RunConfig {
+        RunConfig::parse(text, &[]).unwrap()
+    }
+
+    #[test]
+    fn held_out_puzzles_are_not_trained_on() {
+        let text = "[task]\nsize = 6\n[data]\nholdout = 8\ngenerate = { n = 40, seed = 3 }";
+        let puzzles = load(&config(text)).unwrap();
+        assert_eq!((puzzles.record.train, puzzles.record.holdout, puzzles.record.dropped), (32, 8, 0));
+        for i in 0..8 {
+            assert!((0..32).all(|j| puzzles.train.input(j) != puzzles.holdout.input(i)));
+        }
+        assert_eq!(load(&config(text)).unwrap().record, puzzles.record);
+        assert_ne!(load(&config(&format!("{text}\n[train]\nseed = 2"))).unwrap().record.crc32, puzzles.record.crc32);
+    }
+
+    #[test]
+    fn solution_classes_of_unseen_and_of_held_out_puzzles_are_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+        let set = generate(&GeneratorOptions { size: 6, seed: 5, ..GeneratorOptions::default() }, 40).unwrap();
+        csv::write(Path::new(&path("train.csv")), &set).unwrap();
+        // Puzzle i is said to be of class i / 2; classes 0 and 1 must stay unseen.
+        let rows: String = (0..40).map(|i| format!("1,c{}\n", i / 2)).collect();
+        std::fs::write(path("train.meta.csv"), format!("givens,{}\n{rows}", csv::GRID_CLASS)).unwrap();
+        std::fs::write(path("test.meta.csv"), format!("{}\nc0\nc1\nc99\n", csv::GRID_CLASS)).unwrap();
+        let text = format!(
+            "[task]\nsize = 6\n[data]\nholdout = 5\ntrain = '{}'\nmeta = '{}'\nexclude_meta = ['{}']",
+            path("train.csv"),
+            path("train.meta.csv"),
+            path("test.meta.csv")
+        );
+        let puzzles = load(&config(&text)).unwrap();
+        let class = |input: &[u8]| (0..40).find(|&i| set.input(i) == input).unwrap() / 2;
+        let trained: HashSet<usize> = (0..puzzles.train.len()).map(|i| class(puzzles.train.input(i))).collect();
+        let held: HashSet<usize> = (0..5).map(|i| class(puzzles.holdout.input(i))).collect();
+        assert!(trained.is_disjoint(&held) && trained.is_disjoint(&HashSet::from([0, 1])) && held.is_disjoint(&HashSet::from([0, 1])));
+        assert_eq!(puzzles.train.len(), 36 - 2 * held.len());
+        assert_eq!(puzzles.record.dropped, 40 - 5 - puzzles.train.len());
+    }
+
+    #[test]
+    fn faults_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("four.csv");
+        csv::write(&file, &generate(&GeneratorOptions { size: 4, seed: 5, ..GeneratorOptions::default() }, 4).unwrap()).unwrap();
+        let text = format!("[data]\ntrain = '{}'", file.display());
+        assert!(load(&config(&text)).unwrap_err().to_string().contains("holds puzzles of size 4, task.size is 9"));
+        let text = "[task]\nsize = 4\n[data]\nholdout = 4\ngenerate = { n = 4 }";
+        assert!(load(&config(text)).unwrap_err().to_string().contains("data.holdout is 4"));
+    }
+}
