@@ -4,7 +4,7 @@ use super::layout::{BlockOffsets, Dims, PackedBlock};
 use super::simd::{self, Isa, Left, Shape};
 
 /// Rows handled at once: their hidden rows and the matrices they meet fit the caches together.
-const PANEL: usize = 40;
+const PANEL: usize = 54;
 
 /// What the backward pass of one block needs.
 #[derive(Clone, Debug)]
@@ -63,12 +63,13 @@ pub fn forward(isa: Isa, d: &Dims, w: &PackedBlock, x: &[f32], y: &mut [f32], ta
         Some(t) => (&mut t.sums, Some((&mut t.pre, &mut t.scale))),
         None => (sums, None),
     };
-    sums.fill(0.0);
-    simd::scatter_add(isa, x, cp, &d.ids, d.g, sums);
+    simd::group_sums(isa, x, cp, &d.starts, &d.members, sums);
+    // Every row is in exactly one group of the first grouping: the bias enters there.
+    products[..d.group_base[1] * n].chunks_exact_mut(n).for_each(|row| row.copy_from_slice(&w.bias));
     for (j, range) in d.group_base.windows(2).enumerate() {
         let shape = Shape { m: range[1] - range[0], n, k: d.c };
         let weights = &w.up_t[(1 + j) * d.c * n..][..d.c * n];
-        simd::gemm(isa, shape, rows(&sums[range[0] * cp..], cp), weights, n, &mut products[range[0] * n..], n, false);
+        simd::gemm(isa, shape, rows(&sums[range[0] * cp..], cp), weights, n, &mut products[range[0] * n..], n, j == 0);
     }
     for from in (0..d.r).step_by(PANEL) {
         let m = PANEL.min(d.r - from);
@@ -78,7 +79,7 @@ pub fn forward(isa: Isa, d: &Dims, w: &PackedBlock, x: &[f32], y: &mut [f32], ta
         };
         let hidden = &mut hidden[..m * ip];
         let (x, y) = (&x[from * cp..][..m * cp], &mut y[from * cp..][..m * cp]);
-        simd::gather_add(isa, pre, n, &d.ids[from * d.g..][..m * d.g], d.g, products, &w.bias);
+        simd::gather_add(isa, pre, n, &d.ids[from * d.g..][..m * d.g], d.g, products, false);
         simd::gemm(isa, Shape { m, n, k: d.c }, rows(x, cp), &w.up_t[..d.c * n], n, pre, n, true);
         simd::swiglu(isa, pre, hidden, ip);
         y.copy_from_slice(x);
@@ -103,7 +104,6 @@ pub fn backward(
 ) {
     let (cp, ip, n) = (d.cp, d.ip, 2 * d.ip);
     let Scratch { hidden, sums, products, .. } = scratch;
-    products.fill(0.0);
     for from in (0..d.r).step_by(PANEL) {
         let m = PANEL.min(d.r - from);
         let pre = &mut tape.pre[from * n..][..m * n];
@@ -115,8 +115,8 @@ pub fn backward(
         simd::gemm(isa, Shape { m: d.c, n: ip, k: m }, columns(dv, cp), hidden, ip, &mut grad[at.down..at.end], ip, true);
         simd::gemm(isa, Shape { m: d.c, n, k: m }, columns(x, cp), pre, n, &mut grad[at.up..], n, true);
         simd::gemm(isa, Shape { m, n: cp, k: n }, rows(pre, n), &w.up[..n * cp], cp, dv, cp, true);
-        simd::scatter_add(isa, pre, n, &d.ids[from * d.g..][..m * d.g], d.g, products);
     }
+    simd::group_sums(isa, &tape.pre, n, &d.starts, &d.members, products);
     for (j, range) in d.group_base.windows(2).enumerate() {
         let m = range[1] - range[0];
         let (dp, s) = (&products[range[0] * n..range[1] * n], &tape.sums[range[0] * cp..]);
@@ -124,12 +124,12 @@ pub fn backward(
         let weights = &w.up[(1 + j) * n * cp..][..n * cp];
         simd::gemm(isa, Shape { m, n: cp, k: n }, rows(dp, n), weights, cp, &mut sums[range[0] * cp..], cp, false);
     }
-    // Every row is in exactly one group of the first grouping, so its groups' sums add up to the sum over all rows.
+    // The sums of the first grouping's groups add up to the sum over all rows.
     let bias = &mut grad[at.bias..at.bias + n];
     for row in products[..d.group_base[1] * n].chunks_exact(n) {
         for (b, p) in bias.iter_mut().zip(row) {
             *b += p;
         }
     }
-    simd::gather_add(isa, dy, cp, &d.ids, d.g, sums, &[]);
+    simd::gather_add(isa, dy, cp, &d.ids, d.g, sums, true);
 }

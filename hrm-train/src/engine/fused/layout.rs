@@ -76,6 +76,10 @@ pub struct Dims {
     pub alpha: Vec<f32>,
     /// Group of row r in grouping j, counted over all groupings: `[r * g + j]`.
     pub ids: Vec<u32>,
+    /// Rows of all groups, group by group.
+    pub members: Vec<u32>,
+    /// First member of each group, and the end.
+    pub starts: Vec<u32>,
     /// Blocks of each stored module.
     pub layers: Vec<usize>,
     /// Embedding rows.
@@ -126,6 +130,17 @@ impl Dims {
             group_base.push(base + if grouping.merge_fields { tokens } else { tokens * f });
             alpha.push(1.0 / (grouping.largest(f) as f32).sqrt());
         }
+        let (mut members, mut starts) = (Vec::with_capacity(r * g), vec![0]);
+        for j in 0..g {
+            let mut lists = vec![Vec::new(); group_base[j + 1] - group_base[j]];
+            for row in 0..r {
+                lists[ids[row * g + j] as usize - group_base[j]].push(row as u32);
+            }
+            for list in lists {
+                members.extend(list);
+                starts.push(members.len() as u32);
+            }
+        }
         let layers: Vec<usize> = (0..config.modules()).map(|m| config.layers(m)).collect();
         let mut dims = Self {
             spec: spec.clone(),
@@ -140,6 +155,8 @@ impl Dims {
             group_base,
             alpha,
             ids,
+            members,
+            starts,
             layers,
             classes: config.input_classes(),
             head: config.head_width(),

@@ -390,10 +390,12 @@ unsafe fn gemm_body<V: Vector>(shape: Shape, a: Left<'_>, b: &[f32], ldb: usize,
     let mut j = 0;
     while j < total {
         let width = tile_width(V::TILE, total, total - j);
-        let rows = tile_rows(V::TILE, width);
+        let mut tiles = m.div_ceil(tile_rows(V::TILE, width));
         let mut i = 0;
         while i < m {
-            let height = rows.min(m - i);
+            // Tiles of about the same height: one of a single row would wait for its own sums.
+            let height = (m - i).div_ceil(tiles);
+            tiles -= 1;
             // SAFETY: i < m and j < n / LANES, and the front has checked the operands' extents.
             unsafe {
                 let (tb, tc) = (pb.add(j * LANES), pc.add(i * ldc + j * LANES));
@@ -448,39 +450,59 @@ unsafe fn gemm_body<V: Vector>(shape: Shape, a: Left<'_>, b: &[f32], ldb: usize,
 }
 
 kernel! {
-    /// `table[ids[r * g + j]] += x[r]` for every row `r` of `width` and every `j < g`.
-    scatter_add = scatter_body(x: &[f32], width: usize, ids: &[u32], g: usize, table: &mut [f32]) {
-        assert!(width.is_multiple_of(LANES) && x.len() / width * g == ids.len(), "scatter_add: {} values, {} ids", x.len(), ids.len());
+    /// `out[j] = sum of x[r]` over the rows `r` in `members[starts[j]..starts[j + 1]]`, all rows of `width`.
+    group_sums = group_sums_body(x: &[f32], width: usize, starts: &[u32], members: &[u32], out: &mut [f32]) {
+        assert!(width.is_multiple_of(LANES) && out.len() >= (starts.len() - 1) * width, "group_sums: {} values", out.len());
     }
 }
 
 #[inline(always)]
-unsafe fn scatter_body<V: Vector>(x: &[f32], width: usize, ids: &[u32], g: usize, table: &mut [f32]) {
-    for (row, ids) in x.chunks_exact(width).zip(ids.chunks_exact(g)) {
-        for &id in ids {
-            let t = table[id as usize * width..][..width].as_mut_ptr();
-            for i in (0..width).step_by(LANES) {
-                // SAFETY: i + LANES <= width, the length of both slices.
-                unsafe { V::load(t.add(i)).add(V::load(row.as_ptr().add(i))).store(t.add(i)) };
+unsafe fn group_sums_body<V: Vector>(x: &[f32], width: usize, starts: &[u32], members: &[u32], out: &mut [f32]) {
+    for (range, out) in starts.windows(2).zip(out.chunks_exact_mut(width)) {
+        let members = &members[range[0] as usize..range[1] as usize];
+        // Four vectors at a time stay in registers over all members.
+        let mut i = 0;
+        while i < width {
+            let wide = width - i >= 4 * LANES;
+            // SAFETY: i + 4 LANES <= width if wide, else i + LANES <= width, the length of `out` and of every slice of `x`.
+            unsafe {
+                let mut sum = [V::splat(0.0); 4];
+                for &r in members {
+                    let p = x[r as usize * width..][..width].as_ptr().add(i);
+                    if wide {
+                        for (j, s) in sum.iter_mut().enumerate() {
+                            *s = s.add(V::load(p.add(j * LANES)));
+                        }
+                    } else {
+                        sum[0] = sum[0].add(V::load(p));
+                    }
+                }
+                let o = out.as_mut_ptr().add(i);
+                if wide {
+                    for (j, s) in sum.iter().enumerate() {
+                        s.store(o.add(j * LANES));
+                    }
+                } else {
+                    sum[0].store(o);
+                }
             }
+            i += if wide { 4 * LANES } else { LANES };
         }
     }
 }
 
 kernel! {
-    /// `out[r] = base + sum over j < g of table[ids[r * g + j]]`, with `base = start` of one row, or `out[r]` itself if `start` is empty.
-    gather_add = gather_body(out: &mut [f32], width: usize, ids: &[u32], g: usize, table: &[f32], start: &[f32]) {
+    /// `out[r] = sum over j < g of table[ids[r * g + j]]`, plus what `out[r]` held if `keep`.
+    gather_add = gather_body(out: &mut [f32], width: usize, ids: &[u32], g: usize, table: &[f32], keep: bool) {
         assert!(width.is_multiple_of(LANES) && out.len() / width * g == ids.len(), "gather_add: {} values, {} ids", out.len(), ids.len());
-        assert!(start.is_empty() || start.len() == width, "gather_add: start of {} values, expected {width}", start.len());
     }
 }
 
 #[inline(always)]
-unsafe fn gather_body<V: Vector>(out: &mut [f32], width: usize, ids: &[u32], g: usize, table: &[f32], start: &[f32]) {
+unsafe fn gather_body<V: Vector>(out: &mut [f32], width: usize, ids: &[u32], g: usize, table: &[f32], keep: bool) {
     for (row, ids) in out.chunks_exact_mut(width).zip(ids.chunks_exact(g)) {
-        let base = if start.is_empty() { row.as_ptr() } else { start.as_ptr() };
         let o = row.as_mut_ptr();
-        // SAFETY: i + LANES <= width, the length of `row`, `start` and of every slice of `table`.
+        // SAFETY: i + LANES <= width, the length of `row` and of every slice of `table`.
         unsafe {
             if let [a, b, c, d] = *ids {
                 let at = |id: u32| table[id as usize * width..][..width].as_ptr();
@@ -488,16 +510,15 @@ unsafe fn gather_body<V: Vector>(out: &mut [f32], width: usize, ids: &[u32], g: 
                 for i in (0..width).step_by(LANES) {
                     let ab = V::load(a.add(i)).add(V::load(b.add(i)));
                     let cd = V::load(c.add(i)).add(V::load(d.add(i)));
-                    V::load(base.add(i)).add(ab.add(cd)).store(o.add(i));
+                    let sum = ab.add(cd);
+                    if keep { V::load(o.add(i)).add(sum) } else { sum }.store(o.add(i));
                 }
             } else {
-                for i in (0..width).step_by(LANES) {
-                    V::load(base.add(i)).store(o.add(i));
-                }
-                for &id in ids {
+                for (j, &id) in ids.iter().enumerate() {
                     let t = table[id as usize * width..][..width].as_ptr();
                     for i in (0..width).step_by(LANES) {
-                        V::load(o.add(i)).add(V::load(t.add(i))).store(o.add(i));
+                        let t = V::load(t.add(i));
+                        if keep || j > 0 { V::load(o.add(i)).add(t) } else { t }.store(o.add(i));
                     }
                 }
             }
