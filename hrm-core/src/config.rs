@@ -200,8 +200,8 @@ impl Config {
             Mixer::Attention | Mixer::GroupAttention => {
                 range!(heads, 1, 64);
                 conflict!(self.tokens + self.prefix > 1024, tokens, "at most 1024 with the prefix for attention");
-                conflict!(self.channels % self.heads != 0, heads, "a divisor of channels");
-                conflict!(self.rope && (self.channels / self.heads) % 2 != 0, heads, "an even head width for rope");
+                conflict!(!self.channels.is_multiple_of(self.heads), heads, "a divisor of channels");
+                conflict!(self.rope && !(self.channels / self.heads).is_multiple_of(2), heads, "an even head width for rope");
                 conflict!(self.fields > 1, fields, "1 with attention");
             }
             _ => {

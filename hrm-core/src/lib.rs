@@ -4,15 +4,19 @@
 
 pub mod config;
 pub mod format;
+pub mod iterate;
 pub mod kernels;
 mod layers;
 pub mod memory;
 pub mod network;
 pub mod rng;
+pub mod solve;
 pub mod task;
 
 pub use config::{Config, ConfigError, Mixer, Start};
 pub use format::{FormatError, ModelView};
+pub use iterate::{Halt, Iteration, Policy, Segment};
 pub use kernels::Kernel;
 pub use memory::{MemoryError, Plan, Schedule, required_bytes};
 pub use network::{InputError, Network, Residual, Run};
+pub use solve::{Outcome, Select, Solver};

@@ -7,7 +7,7 @@ use crate::format::{Block, ModelView};
 use crate::kernels::{Columns, Kernel, reference};
 use crate::layers::{self, AttentionShape, Groups, Packed, Scratch};
 use crate::memory::{Carver, MemoryError, Plan, Regions};
-use crate::rng::{Purpose, Stream};
+use crate::rng::{GOLDEN, Purpose, Stream, mix};
 
 /// A model bound to a kernel. Cheap to copy; holds no state.
 #[derive(Clone, Copy, Debug)]
@@ -325,8 +325,8 @@ impl<'a, 'm> Run<'a, 'm> {
         }
     }
 
-    /// Runs one segment, then reads the heads.
-    pub fn segment(&mut self) {
+    /// Runs one segment, then reads the heads. Returns how many cells of the answer changed.
+    pub fn segment(&mut self) -> u16 {
         let c = *self.network.view.config();
         if !self.previous.is_empty() {
             self.previous.copy_from_slice(self.z_h);
@@ -341,7 +341,7 @@ impl<'a, 'm> Run<'a, 'm> {
             }
             self.module(1);
         }
-        self.read_heads();
+        self.read_heads()
     }
 
     /// `z_L <- sat16(z_L + sat16(z_H + e))`.
@@ -387,12 +387,14 @@ impl<'a, 'm> Run<'a, 'm> {
         }
     }
 
-    fn read_heads(&mut self) {
+    /// Reads answer and Q from z_H; returns how many cells changed.
+    fn read_heads(&mut self) -> u16 {
         let view = self.network.view;
         let c = view.config();
         let heads = view.heads();
         let (ch, fields, prefix) = (usize::from(c.channels), usize::from(c.fields), usize::from(c.prefix));
         let row_view = &mut self.scratch.view[..ch];
+        let mut changed = 0;
         for (t, answer) in self.answer.iter_mut().enumerate() {
             let mut best = (i32::MIN, 0);
             let mut offer = |logit: i32, token: usize| {
@@ -408,6 +410,7 @@ impl<'a, 'm> Run<'a, 'm> {
                     offer(logit, if fields > 1 { 2 + f } else { n });
                 }
             }
+            changed += u16::from(*answer != best.1 as u8);
             *answer = best.1 as u8;
         }
         let rows = if prefix > 0 { 1 } else { c.rows() };
@@ -421,6 +424,7 @@ impl<'a, 'm> Run<'a, 'm> {
             *q = (acc >> heads.q_shift).clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
         }
         self.q = (q[0], q[1]);
+        changed
     }
 
     /// Tokens read from z_H, `[S]`.
@@ -458,10 +462,10 @@ impl<'a, 'm> Run<'a, 'm> {
         (!self.previous.is_empty()).then_some(r)
     }
 
-    /// Hash of the whole carry: FNV-1a over the 16-bit words of z_H, then z_L.
+    /// Hash of the whole carry, over the 64-bit words of z_H, then z_L (`docs/numerics.md`).
     #[must_use]
     pub fn hash(&self) -> u64 {
-        self.z_h.iter().chain(&*self.z_l).fold(0xcbf2_9ce4_8422_2325, |h, &z| (h ^ u64::from(z as u16)).wrapping_mul(0x0000_0100_0000_01b3))
+        mix(hash_words(hash_words(0, self.z_h), self.z_l))
     }
 
     /// The carry: z_H and z_L, `[R, C]` Q5.10.
@@ -474,6 +478,14 @@ impl<'a, 'm> Run<'a, 'm> {
     pub fn carry_mut(&mut self) -> (&mut [i16], &mut [i16]) {
         (self.z_h, self.z_l)
     }
+}
+
+/// Folds four elements at a time into `hash`; a last incomplete word is filled with zeros.
+fn hash_words(hash: u64, z: &[i16]) -> u64 {
+    z.chunks(4).fold(hash, |h, chunk| {
+        let word = chunk.iter().rev().fold(0u64, |w, &x| w << 16 | u64::from(x as u16));
+        (h.rotate_left(23) ^ word).wrapping_mul(GOLDEN)
+    })
 }
 
 /// Input class of a row: with fields 0 blank, 1 this symbol, 2 another; else the token.

@@ -1,6 +1,7 @@
 //! The counter-based random numbers of `docs/numerics.md`: any element of a stream can be computed on its own.
 
-const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+/// 2^64 divided by the golden ratio, the increment of SplitMix64.
+pub const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// What a stream is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,128 @@
+//! The fixed-point iteration, one segment at a time, driven by the caller: firmware can feed a watchdog or yield between segments.
+
+use crate::network::{Residual, Run};
+
+/// When to stop a guess. Conditions are looked at after every segment, in the order of [`Halt`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Policy {
+    /// Most segments to run; at least one is run.
+    pub segments: u16,
+    /// Stop once the answer has not changed for this many segments; 0: never.
+    pub stable: u16,
+    /// Stop at an exact fixed point or limit cycle of the state: nothing new can come, unless noise is added.
+    pub fixed_point: bool,
+    /// Stop when the Q head says halt.
+    pub q_head: bool,
+}
+
+impl Policy {
+    /// Up to `segments` segments, stopped early only by a verified answer or by an exact fixed point.
+    #[must_use]
+    pub const fn budget(segments: u16) -> Self {
+        Self { segments, stable: 0, fixed_point: true, q_head: false }
+    }
+}
+
+/// Why a guess stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
+pub enum Halt {
+    /// The verifier accepted the answer.
+    Verified,
+    /// The state repeats: a fixed point (period 1) or a limit cycle.
+    Cycle {
+        /// Segments between equal states.
+        period: u16,
+    },
+    /// The Q head said halt.
+    QHead,
+    /// The answer has not changed for as long as the policy asks.
+    Stable,
+    /// The budget of segments is spent.
+    Budget,
+}
+
+/// What one segment did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Segment {
+    /// Number of the segment, from 1.
+    pub index: u16,
+    /// Cells whose answer differs from that of the segment before.
+    pub changed: u16,
+    /// Halt and continue outputs of the Q head.
+    pub q: (i32, i32),
+    /// Change of z_H, if the run's plan keeps it.
+    pub residual: Option<Residual>,
+    /// Hash of the state.
+    pub hash: u64,
+    /// Whether the verifier accepted the answer.
+    pub verified: bool,
+    /// Set if this was the last segment.
+    pub halt: Option<Halt>,
+}
+
+/// Number of past state hashes kept: limit cycles up to this period are found.
+pub const HISTORY: usize = 16;
+
+/// The progress of one guess: counts segments and applies the [`Policy`]. The state itself lives in the [`Run`].
+#[derive(Clone, Debug)]
+pub struct Iteration {
+    policy: Policy,
+    done: u16,
+    unchanged: u16,
+    history: [u64; HISTORY],
+    halted: bool,
+}
+
+impl Iteration {
+    /// Begins counting for a run that has just been started.
+    #[must_use]
+    pub fn new(policy: Policy, run: &Run<'_, '_>) -> Self {
+        let mut history = [0; HISTORY];
+        history[0] = run.hash();
+        Self { policy, done: 0, unchanged: 0, history, halted: false }
+    }
+
+    /// Runs one segment, unless the policy has stopped the guess. `verify` judges the answer, `[S]` tokens; pass `|_| false` for tasks
+    /// without a verifier.
+    pub fn next(&mut self, run: &mut Run<'_, '_>, verify: impl FnOnce(&[u8]) -> bool) -> Option<Segment> {
+        if self.halted {
+            return None;
+        }
+        let changed = run.segment();
+        self.done += 1;
+        let hash = run.hash();
+        self.unchanged = if changed == 0 { self.unchanged.saturating_add(1) } else { 0 };
+        let verified = verify(run.answer());
+        let halt = if verified {
+            Some(Halt::Verified)
+        } else if let Some(period) = self.period(hash).filter(|_| self.policy.fixed_point) {
+            Some(Halt::Cycle { period })
+        } else if self.policy.q_head && run.q_says_halt() {
+            Some(Halt::QHead)
+        } else if self.policy.stable > 0 && self.unchanged >= self.policy.stable {
+            Some(Halt::Stable)
+        } else {
+            (self.done >= self.policy.segments).then_some(Halt::Budget)
+        };
+        self.history[usize::from(self.done) % HISTORY] = hash;
+        self.halted = halt.is_some();
+        Some(Segment { index: self.done, changed, q: run.q(), residual: run.residual(), hash, verified, halt })
+    }
+
+    /// Segments run so far.
+    #[must_use]
+    pub const fn done(&self) -> u16 {
+        self.done
+    }
+
+    /// How many segments ago the state had this hash, if it did.
+    fn period(&self, hash: u64) -> Option<u16> {
+        let known = usize::from(self.done).min(HISTORY);
+        (1..=known).find(|&ago| self.history[(usize::from(self.done) - ago) % HISTORY] == hash).map(|p| p as u16)
+    }
+}
