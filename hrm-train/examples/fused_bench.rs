@@ -1,6 +1,6 @@
 //! Speed of the fused engine on a 9x9 grid: training segments a second and useful GFLOP/s.
 //!
-//! `cargo run --release -p hrm-train --example fused_bench -- [channels] [threads] [steps] [h_cycles] [l_cycles]`
+//! `cargo run --release -p hrm-train --example fused_bench -- [channels] [threads] [steps] [h_cycles] [l_cycles] [noise: 0 or 1]`
 
 use std::time::Instant;
 
@@ -47,6 +47,7 @@ fn main() -> anyhow::Result<()> {
     let mut next = |default: u16| arguments.next().unwrap_or(Ok(default));
     let (channels, threads, steps) = (next(40)?, usize::from(next(1)?), usize::from(next(8)?));
     let (h_cycles, l_cycles) = (u8::try_from(next(2)?)?, u8::try_from(next(2)?)?);
+    let carry_noise = 0.1 * f64::from(next(0)?);
     let spec = sudoku(channels, h_cycles, l_cycles);
     let opts = EngineOptions {
         batch: BATCH,
@@ -57,7 +58,7 @@ fn main() -> anyhow::Result<()> {
         weight_decay: 0.1,
         ema: 0.999,
         q_weight: 0.5,
-        carry_noise: 0.0,
+        carry_noise,
         clip: 0.0,
         threads,
         seed: 1,

@@ -245,7 +245,7 @@ impl Dims {
     ///
     /// # Errors
     /// A tensor is missing or has another shape.
-    pub fn from_tensors(&self, tensors: &Tensors, prefix: &str) -> anyhow::Result<Vec<f32>> {
+    pub fn read_tensors(&self, tensors: &Tensors, prefix: &str) -> anyhow::Result<Vec<f32>> {
         let mut flat = vec![0.0; self.len];
         for p in &self.params {
             flat[p.offset..p.offset + p.len].copy_from_slice(tensor(tensors, &format!("{prefix}{}", p.name), &p.shape)?);

@@ -87,7 +87,7 @@ impl FusedEngine {
     /// As [`FusedEngine::new`]; a tensor is missing or has another shape.
     pub fn from_weights(spec: &ModelSpec, opts: &EngineOptions, weights: &Tensors) -> anyhow::Result<Self> {
         let d = Dims::new(spec)?;
-        let flat = d.from_tensors(weights, "")?;
+        let flat = d.read_tensors(weights, "")?;
         let init = state::read_init(&d, weights)?;
         Self::build(d, opts, flat, init)
     }
@@ -126,7 +126,7 @@ impl FusedEngine {
         };
         let state = engine.d.r * engine.d.cp;
         for (h, l) in engine.carry_h.chunks_exact_mut(state).zip(engine.carry_l.chunks_exact_mut(state)) {
-            fresh(&engine.d, &engine.init, Stream::new(engine.seed, Purpose::Start, engine.starts), h, l);
+            fresh(engine.isa, &engine.d, &engine.init, Stream::new(engine.seed, Purpose::Start, engine.starts), h, l);
             engine.starts += 1;
         }
         Ok(engine)
@@ -158,7 +158,7 @@ impl FusedEngine {
 }
 
 /// Fills the carry of one puzzle with its start.
-fn fresh(d: &Dims, init: &[Vec<f32>; 2], stream: Stream, h: &mut [f32], l: &mut [f32]) {
+fn fresh(isa: Isa, d: &Dims, init: &[Vec<f32>; 2], stream: Stream, h: &mut [f32], l: &mut [f32]) {
     match d.spec.config.start {
         hrm_core::Start::Fixed => {
             for (z, init) in [h, l].into_iter().zip(init) {
@@ -167,12 +167,7 @@ fn fresh(d: &Dims, init: &[Vec<f32>; 2], stream: Stream, h: &mut [f32], l: &mut 
         }
         hrm_core::Start::Random => {
             for (half, z) in [h, l].into_iter().enumerate() {
-                let base = half * d.r * d.c;
-                for (r, row) in z.chunks_exact_mut(d.cp).enumerate() {
-                    for (c, v) in row[..d.c].iter_mut().enumerate() {
-                        *v = stream.truncated((base + r * d.c + c) as u64);
-                    }
-                }
+                simd::truncated(isa, z, d.cp, d.c, stream, (half * d.r * d.c) as u64);
             }
         }
     }

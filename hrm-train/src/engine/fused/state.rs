@@ -70,13 +70,13 @@ impl FusedEngine {
     /// Reads all before it changes anything.
     pub(super) fn load(&mut self, state: &Tensors) -> anyhow::Result<()> {
         let d = &self.d;
-        let weights = d.from_tensors(state, "weights.")?;
+        let weights = d.read_tensors(state, "weights.")?;
         let mean = if self.opts.ema > 0.0 {
-            d.from_tensors(state, "mean.").context("the run to resume keeps a running mean of the weights")?
+            d.read_tensors(state, "mean.").context("the run to resume keeps a running mean of the weights")?
         } else {
             Vec::new()
         };
-        let (m, v) = (d.from_tensors(state, "m.")?, d.from_tensors(state, "v.")?);
+        let (m, v) = (d.read_tensors(state, "m.")?, d.from_tensors(state, "v.")?);
         let init = read_init(d, state)?;
         let carry = |name| pad(d, tensor(state, name, &[self.opts.batch, d.r, d.c])?);
         let (carry_h, carry_l) = (carry(CARRY[0])?, carry(CARRY[1])?);

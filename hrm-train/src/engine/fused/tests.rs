@@ -4,7 +4,6 @@ use hrm_core::{Config, Mixer, Start};
 
 use super::reference::{Carry as PlainCarry, Reference, Update};
 use super::segment::{Carry, Net, Workspace};
-use super::simd::Isa;
 use super::*;
 use crate::engine::{Engine, Gradient, Loss, OptimizerKind};
 use crate::spec::Grouping;
@@ -95,10 +94,10 @@ fn forward_is_the_reference_on_every_instruction_set() {
         let answer = plain.segment(&plain.embed(&tokens).unwrap(), &mut carry, &mut ());
         let narrow = |z: &[f64]| z.iter().map(|&v| v as f32).collect::<Vec<_>>();
         let d = &engine.d;
-        for isa in [Isa::detect(), Isa::portable()] {
+        for isa in Isa::all() {
             for train in [false, true] {
                 let (mut h, mut l) = (vec![0.0; d.r * d.cp], vec![0.0; d.r * d.cp]);
-                fresh(d, &engine.init, Stream::new(11, Purpose::InferenceStart, 0), &mut h, &mut l);
+                fresh(isa, d, &engine.init, Stream::new(11, Purpose::InferenceStart, 0), &mut h, &mut l);
                 let net = Net { isa, d, w: &engine.packed };
                 let mut ws = Workspace::new(d, train.then_some(Gradient::LastRecursion));
                 let mut found = vec![0; d.s];
@@ -123,6 +122,7 @@ fn forward_is_the_reference_on_every_instruction_set() {
 }
 
 /// Loss of one puzzle in f64, its module calls before `frozen` replaced by the states they gave.
+#[allow(clippy::too_many_arguments)]
 fn plain_loss(
     net: &Reference<f64>,
     opts: &EngineOptions,
@@ -232,6 +232,28 @@ fn gradients_are_the_finite_differences() {
             let error = relative(&found[p.offset..p.offset + p.len], &expected);
             assert!(error < 1e-3, "gradient of {} is off by {error} (F={fields}, shared {shared}, {gradient:?}, {loss:?})", p.name);
         }
+    }
+}
+
+#[test]
+fn instruction_sets_agree() {
+    let spec = spec(4, true, 40, Start::Random);
+    let opts = EngineOptions { carry_noise: 0.1, ..options(5, Gradient::LastRecursion, Loss::Softmax) };
+    let (inputs, labels) = puzzles(5);
+    let run = |isa| {
+        let mut engine = awake(&spec, &opts);
+        engine.isa = isa;
+        let mut z = vec![0.0; engine.d.r * engine.d.cp];
+        fresh(isa, &engine.d, &engine.init, Stream::new(3, Purpose::Start, 8), &mut z, &mut vec![0.0; engine.d.r * engine.d.cp]);
+        (z, engine.gradient(&inputs, &labels, &[true; 5]).unwrap().1)
+    };
+    let (starts, gradient) = run(Isa::all()[0]);
+    assert!(starts.iter().any(|&v| v != 0.0));
+    for &isa in &Isa::all()[1..] {
+        let (other_starts, other) = run(isa);
+        assert_eq!(starts, other_starts, "{} draws other numbers", isa.name());
+        let error = relative(&other, &gradient);
+        assert!(error < 1e-4, "{}: gradient differs by {error}", isa.name());
     }
 }
 

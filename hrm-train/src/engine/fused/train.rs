@@ -4,10 +4,10 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{bail, ensure};
 
-use super::layout::{Dims, Packed};
+use super::layout::Packed;
 use super::random::{Purpose, Stream};
 use super::segment::{Carry, Net, Workspace};
-use super::{CHUNK, FusedEngine, fresh, optim};
+use super::{CHUNK, FusedEngine, fresh, optim, simd};
 use crate::engine::{Engine, RowOutcome, Tensors};
 
 /// Runs every job once, on as many threads as there are workspaces.
@@ -31,18 +31,6 @@ fn spread<J: Send>(workspaces: &mut [Workspace], jobs: impl Iterator<Item = J> +
             scope.spawn(|| drain(ws));
         }
     });
-}
-
-/// Adds Gaussian noise to the carry of one puzzle.
-fn disturb(d: &Dims, std: f32, stream: Stream, carry: &mut Carry<'_>) {
-    for (half, z) in [&mut *carry.h, &mut *carry.l].into_iter().enumerate() {
-        let base = half * d.r * d.c;
-        for (r, row) in z.chunks_exact_mut(d.cp).enumerate() {
-            for (c, v) in row[..d.c].iter_mut().enumerate() {
-                *v += std * stream.normal((base + r * d.c + c) as u64);
-            }
-        }
-    }
 }
 
 /// A chunk of the batch: the puzzles' numbers and their slices.
@@ -97,12 +85,14 @@ impl FusedEngine {
             let rows = chunk.h.chunks_exact_mut(state).zip(chunk.l.chunks_exact_mut(state)).zip(chunk.outcomes).zip(chunk.first..);
             for (((h, l), outcome), b) in rows {
                 if reset[b] {
-                    fresh(d, init, Stream::new(*seed, Purpose::Start, numbers[b]), h, l);
+                    fresh(net.isa, d, init, Stream::new(*seed, Purpose::Start, numbers[b]), h, l);
                 }
                 let mut carry = Carry { h, l };
                 if opts.carry_noise > 0.0 {
                     let number = segment * batch as u64 + b as u64;
-                    disturb(d, opts.carry_noise as f32, Stream::new(*seed, Purpose::Noise, number), &mut carry);
+                    let stream = Stream::new(*seed, Purpose::Noise, number);
+                    simd::add_normal(net.isa, carry.h, d.cp, d.c, stream, 0, opts.carry_noise as f32);
+                    simd::add_normal(net.isa, carry.l, d.cp, d.c, stream, (d.r * d.c) as u64, opts.carry_noise as f32);
                 }
                 let cells = b * d.s..(b + 1) * d.s;
                 *outcome = net.train(opts, &inputs[cells.clone()], &labels[cells], &mut carry, chunk.grad, ws);
@@ -152,7 +142,7 @@ impl Engine for FusedEngine {
                 inputs.chunks_exact(d.s).zip(tokens.chunks_exact_mut(segments * d.s)).zip(halts.chunks_exact_mut(segments)).enumerate();
             spread(&mut workspaces, jobs, |(b, ((input, tokens), halts)), ws| {
                 let (mut h, mut l) = (vec![0.0; d.r * d.cp], vec![0.0; d.r * d.cp]);
-                fresh(d, init, Stream::new(seed, Purpose::InferenceStart, b as u64), &mut h, &mut l);
+                fresh(net.isa, d, init, Stream::new(seed, Purpose::InferenceStart, b as u64), &mut h, &mut l);
                 for (tokens, q) in tokens.chunks_exact_mut(d.s).zip(halts) {
                     *q = net.infer(input, &mut Carry { h: &mut h, l: &mut l }, tokens, ws);
                 }
