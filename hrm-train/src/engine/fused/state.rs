@@ -76,7 +76,7 @@ impl FusedEngine {
         } else {
             Vec::new()
         };
-        let (m, v) = (d.read_tensors(state, "m.")?, d.from_tensors(state, "v.")?);
+        let (m, v) = (d.read_tensors(state, "m.")?, d.read_tensors(state, "v.")?);
         let init = read_init(d, state)?;
         let carry = |name| pad(d, tensor(state, name, &[self.opts.batch, d.r, d.c])?);
         let (carry_h, carry_l) = (carry(CARRY[0])?, carry(CARRY[1])?);
