@@ -97,7 +97,7 @@ impl Search {
 /// use hrm_core::task::{Solutions, Sudoku, count_solutions};
 /// let sudoku = Sudoku::new(4).unwrap();
 /// let (mut puzzle, mut answer) = ([0; 16], [0; 16]);
-/// sudoku.parse("12..3......2...1", &mut puzzle)?;
+/// sudoku.parse("12..3...........", &mut puzzle)?;
 /// assert_eq!(count_solutions(sudoku, &puzzle, 2, 1000, &mut answer)?, Solutions::AtLeast(2));
 /// # Ok::<(), hrm_core::task::PuzzleError>(())
 /// ```

@@ -180,6 +180,26 @@ mod tests {
 
     proptest! {
         #[test]
+        fn symmetries_keep_the_verdict_and_come_back(which in 0usize..3, seed: u64, at in 0usize..81, token in 0u8..12) {
+            let sudoku = hrm_core::task::Sudoku::new([4, 6, 9][which]).unwrap();
+            let mut answer = Vec::new();
+            crate::data::Solver::new(sudoku).search(&vec![1; sudoku.cells()], 1, &mut |s| answer = s.to_vec());
+            let puzzle: Vec<u8> = answer.iter().enumerate().map(|(i, &t)| if i % 2 == 0 { t } else { 1 }).collect();
+            answer[at % sudoku.cells()] = token;
+            let mut rng = generator(seed, 1);
+            let s = Symmetry::random(&mut || rng.next_u32(), sudoku);
+            let image = |s: &Symmetry, t: &[u8]| {
+                let mut out = vec![0; t.len()];
+                s.apply(t, &mut out).unwrap();
+                out
+            };
+            let (p, a) = (image(&s, &puzzle), image(&s, &answer));
+            prop_assert_eq!(sudoku.verify(&p, &a).is_valid(), sudoku.verify(&puzzle, &answer).is_valid());
+            prop_assert_eq!(sudoku.conflicts(&a), sudoku.conflicts(&answer));
+            prop_assert_eq!((image(&s.inverse(), &p), image(&s.inverse(), &a)), (puzzle, answer));
+        }
+
+        #[test]
         fn easier_puzzles_reveal_some_blanks_and_leave_one(open in 0usize..30, seed: u64) {
             let solution = vec![5u8; 30];
             let mut puzzle = solution.clone();

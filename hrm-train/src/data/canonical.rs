@@ -113,6 +113,14 @@ impl Canonizer {
         // Rows sort by their first digit; bands sort by their first row's, the band of the top row (digit 1) leads by itself.
         let first = usize::from(columns[0]);
         let key = |row: usize| relabel[usize::from(grid[row][first])];
+        // The second row decides nearly always: look at it before all is sorted.
+        let mates = (top / height * height..(top / height + 1) * height).filter(|&row| row != top);
+        if let (Some((grid_best, _)), Some(second)) = (best.as_ref(), mates.min_by_key(|&row| key(row))) {
+            let digits = columns[..n].iter().map(|&column| relabel[usize::from(grid[second][usize::from(column)])]);
+            if digits.gt(grid_best[n..2 * n].iter().copied()) {
+                return;
+            }
+        }
         let mut order = [0usize; MAX_SIZE];
         for (i, o) in order.iter_mut().enumerate() {
             *o = i;

@@ -57,14 +57,24 @@ impl Default for GeneratorOptions {
     }
 }
 
-/// Steps of a hard walk before its first puzzle is given, the steps between two, and the puzzles of one walk.
-const WARM_UP: usize = 150;
-const BETWEEN: usize = 12;
-const GIVEN: usize = 16;
+/// A hard walk: steps before its first puzzle is given (at least, at most), puzzles, steps at most.
+const WARM_UP: (usize, usize) = (1000, 3000);
+const GIVEN: usize = 40;
+const STEPS: usize = 8000;
 /// Solutions looked at in one step.
 const VICINITY: u32 = 48;
-/// Temperature of the walk in powers of two of (1 + guesses).
-const TEMPERATURE: f64 = 0.5;
+/// Probability that a step takes two givens away instead of one.
+const TWO: f64 = 0.1;
+/// Temperature of the walk, in powers of two of (1 + guesses).
+const TEMPERATURE: f64 = 0.35;
+/// What a given more is worth, in the same unit: without it the walk drifts to fewer givens than the hardest known puzzles have.
+const GIVEN_WORTH: f64 = 0.4;
+/// Effort beyond which harder is not better: the hardest puzzles of Sudoku-Extreme.
+const CEILING: f64 = 9.0;
+/// A step is given up early if the puzzle falls so far below the present effort before it is made minimal.
+const MARGIN: f64 = 2.0;
+/// A minimal puzzle not farther below is given, whether or not the walk goes there.
+const NEAR: f64 = 1.0;
 /// Chains made before duplicates are looked for, and how many of them may pass without a new puzzle.
 const BLOCK: u64 = 256;
 const PATIENCE: usize = 64;
@@ -147,7 +157,7 @@ impl Generator {
         self.minimise(&mut input, &label, &mut rng);
         let mut out = Vec::new();
         if self.options.hard {
-            self.walk(input, label, &mut rng, &mut out);
+            self.walk(input, &mut rng, &mut out);
         } else {
             self.emit(&input, &label, &mut rng, &mut out);
         }
@@ -207,37 +217,42 @@ impl Generator {
 
     /// The fitness of the walk: guesses of the whole proof that there is one solution, less a matter of luck than the rating.
     fn effort(&self, puzzle: &[u8]) -> f64 {
-        f64::from(1 + self.solver.search(puzzle, 2, &mut |_| {}).guesses).log2()
+        let guesses = self.solver.search(puzzle, 2, &mut |_| {}).guesses;
+        f64::from(1 + guesses).log2().min(CEILING) + GIVEN_WORTH * puzzle.iter().filter(|&&t| t > 1).count() as f64
     }
 
-    fn walk(&self, mut input: Vec<u8>, mut label: Vec<u8>, rng: &mut Pcg32, out: &mut Vec<Puzzle>) {
+    fn walk(&self, mut input: Vec<u8>, rng: &mut Pcg32, out: &mut Vec<Puzzle>) {
+        let warm_up = WARM_UP.0 + below(rng, WARM_UP.1 - WARM_UP.0 + 1);
         let mut effort = self.effort(&input);
-        for step in 1..=WARM_UP + BETWEEN * (GIVEN - 1) {
-            if let Some((puzzle, solution)) = self.neighbour(&input, rng) {
-                let next = self.effort(&puzzle);
-                if next >= effort || unit(rng) < ((next - effort) / TEMPERATURE).exp() {
-                    (input, label, effort) = (puzzle, solution, next);
+        let mut given = 0;
+        for step in 1..=STEPS {
+            let Some((puzzle, solution, next)) = self.neighbour(&input, effort - MARGIN, rng) else { continue };
+            if step > warm_up && next >= effort - NEAR {
+                self.emit(&puzzle, &solution, rng, out);
+                given += 1;
+                if given == GIVEN {
+                    break;
                 }
             }
-            if step >= WARM_UP && (step - WARM_UP).is_multiple_of(BETWEEN) {
-                self.emit(&input, &label, rng, out);
+            if next >= effort || unit(rng) < ((next - effort) / TEMPERATURE).exp() {
+                (input, effort) = (puzzle, next);
             }
         }
     }
 
-    /// A minimal puzzle one or two givens away.
-    fn neighbour(&self, input: &[u8], rng: &mut Pcg32) -> Option<(Vec<u8>, Vec<u8>)> {
+    /// A minimal puzzle one or two givens away, its solution and its effort; none if it is bound to fall below `floor`.
+    fn neighbour(&self, input: &[u8], floor: f64, rng: &mut Pcg32) -> Option<(Vec<u8>, Vec<u8>, f64)> {
         let mut puzzle = input.to_vec();
         let mut givens: Vec<usize> = (0..puzzle.len()).filter(|&c| puzzle[c] > 1).collect();
         shuffle(rng, &mut givens);
-        for &cell in &givens[..(1 + below(rng, 2)).min(givens.len())] {
+        for &cell in &givens[..(1 + usize::from(unit(rng) < TWO)).min(givens.len())] {
             puzzle[cell] = 1;
         }
         let mut solutions: Vec<Vec<u8>> = Vec::new();
         let mut pick = |mask: u16| nth_bit(mask, below(rng, mask.count_ones() as usize));
         self.solver.search_with(&puzzle, None, VICINITY, &mut pick, &mut |solution| solutions.push(solution.to_vec()));
         let solution = solutions.get(below(rng, solutions.len().max(1)))?.clone();
-        // The given that excludes most of the other solutions, until none is known; at first one of two at random, for variety.
+        // The given that excludes most of the other solutions, the first from a random cell on, until none is known.
         solutions.retain(|s| *s != solution);
         while !solutions.is_empty() {
             let excludes = |cell: usize| solutions.iter().filter(|s| s[cell] != solution[cell]).count();
@@ -252,8 +267,12 @@ impl Generator {
             let cell = *differ.get(below(rng, differ.len().max(1)))?;
             puzzle[cell] = solution[cell];
         }
+        if self.effort(&puzzle) < floor {
+            return None;
+        }
         self.minimise(&mut puzzle, &solution, rng);
-        Some((puzzle, solution))
+        let effort = self.effort(&puzzle);
+        Some((puzzle, solution, effort))
     }
 
     /// A solution other than the given one.
