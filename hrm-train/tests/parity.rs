@@ -1,0 +1,337 @@
+//! The float models against vectors made by the public PyTorch implementations of HRM and TRM.
+//!
+//! Every folder of `../shared/parity` beside the repository, and every folder named by `HRM_PARITY_DIR` (one folder of vectors, or a folder
+//! of them). A folder holds `config.json` (public key names), `weights.safetensors`, `trace.safetensors` (a batch, outputs of evaluation
+//! segments, gradients of the first training segment, all tensors after three) and `train_history.json`.
+//!
+//! Errors are relative: the largest difference over the largest value of the expected tensor. The vectors are f32, so each side rounds its
+//! sums in another order, and a network that iterates amplifies that: the bounds grow with the segment.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use hrm_train::engine::torch::{Batch, TorchEngine, TorchOptions};
+use hrm_train::engine::{EngineOptions, Gradient, Loss, OptimizerKind, Tensors};
+use hrm_train::import::{self, PublicModel};
+use serde_json::Value;
+
+/// Learning rate of the weights and of the puzzle embeddings, and weight decay of both, that the vectors were made with.
+const LR: f64 = 1e-3;
+const PUZZLE_LR: f64 = 1e-2;
+const DECAY: f64 = 0.1;
+
+/// Bound on logits, Q and states after evaluation segment `s` (from 0).
+fn eval_bound(segment: usize) -> f64 {
+    match segment {
+        0..=3 => 1e-4,
+        4..=7 => 5e-4,
+        _ => 5e-3,
+    }
+}
+
+/// Bound on gradients of the first training segment.
+const GRADIENT: f64 = 1e-4;
+/// Bound on losses of the first, second and third training segment.
+const LOSSES: [f64; 3] = [1e-5, 2e-5, 5e-5];
+/// Bound on the root mean square error of what three steps changed, over the root mean square of the change. Elements whose gradient is
+/// lost in rounding still move by up to the learning rate, which is why this is no bound on the largest error.
+const STEPS: f64 = 5e-4;
+
+/// One folder of vectors.
+struct Vectors {
+    name: String,
+    model: PublicModel,
+    weights: Tensors,
+    trace: Tensors,
+    history: Vec<Value>,
+    batch: usize,
+    inputs: Vec<u8>,
+    labels: Vec<u8>,
+    identifiers: Vec<usize>,
+}
+
+impl Vectors {
+    fn load(dir: &Path) -> Result<Self> {
+        let (model, weights) = import::load(&dir.join("config.json"), &dir.join("weights.safetensors"))?;
+        let read = |name: &str| std::fs::read(dir.join(name)).with_context(|| format!("cannot read {}", dir.join(name).display()));
+        let trace = import::parse(&read("trace.safetensors")?)?;
+        let history: Vec<Value> = serde_json::from_slice(&read("train_history.json")?)?;
+        let (shape, inputs) = trace.get("inputs").context("the trace has no inputs")?;
+        let (_, labels) = trace.get("labels").context("the trace has no labels")?;
+        let tokens = |values: &[f32]| values.iter().map(|&v| v.max(0.0) as u8).collect::<Vec<u8>>();
+        let identifiers = trace.get("puzzle_identifiers").map(|(_, ids)| ids.iter().map(|&id| id as usize).collect()).unwrap_or_default();
+        let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { name, batch: shape[0], inputs: tokens(inputs), labels: tokens(labels), identifiers, model, weights, trace, history })
+    }
+
+    fn engine(&self, change: &dyn Fn(&mut Settings)) -> Result<TorchEngine> {
+        let mut settings = Settings {
+            model: self.model.clone(),
+            options: EngineOptions {
+                batch: self.batch,
+                loss: self.model.loss,
+                gradient: self.model.gradient,
+                optimizer: OptimizerKind::AdamAtan2,
+                betas: (0.9, 0.95),
+                weight_decay: DECAY,
+                ema: 0.0,
+                q_weight: 0.5,
+                carry_noise: 0.0,
+                clip: 0.0,
+                threads: 1,
+                seed: 0,
+            },
+            puzzle_lr: PUZZLE_LR,
+        };
+        change(&mut settings);
+        let torch = TorchOptions {
+            device: "cpu".into(),
+            bf16: settings.model.bf16,
+            public: Some(settings.model.options),
+            puzzle_emb_lr_ratio: settings.puzzle_lr / LR,
+            puzzle_emb_weight_decay: DECAY,
+        };
+        TorchEngine::from_weights(&settings.model.spec, &settings.options, &torch, &self.weights)
+    }
+
+    fn expected(&self, name: &str) -> Result<&[f32]> {
+        Ok(&self.trace.get(name).with_context(|| format!("the trace has no `{name}`"))?.1)
+    }
+
+    /// Segments whose outputs the trace holds.
+    fn segments(&self) -> Vec<usize> {
+        let mut found: Vec<usize> =
+            self.trace.keys().filter_map(|k| k.strip_prefix("eval.")?.strip_suffix(".logits")?.parse().ok()).collect();
+        found.sort_unstable();
+        found
+    }
+}
+
+/// What a test of the test may change.
+struct Settings {
+    model: PublicModel,
+    options: EngineOptions,
+    puzzle_lr: f64,
+}
+
+/// Largest difference over largest expected value.
+fn error(found: &[f32], expected: &[f32]) -> f64 {
+    if found.len() != expected.len() {
+        return f64::INFINITY;
+    }
+    let largest = expected.iter().fold(0.0f64, |m, &v| m.max(f64::from(v).abs()));
+    let difference = found.iter().zip(expected).map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs());
+    // A NaN must not hide in a maximum.
+    let worst = difference.fold(0.0f64, |m, d| if d.is_nan() { f64::INFINITY } else { m.max(d) });
+    if worst == 0.0 { 0.0 } else { worst / largest.max(1e-12) }
+}
+
+fn within(what: &str, found: f64, bound: f64) -> Result<()> {
+    ensure!(found <= bound, "{what}: relative error {found:.1e}, expected at most {bound:.0e}");
+    Ok(())
+}
+
+fn check_eval(v: &Vectors, change: &dyn Fn(&mut Settings)) -> Result<String> {
+    let engine = v.engine(change)?;
+    let wanted = v.segments();
+    ensure!(!wanted.is_empty(), "the trace has no evaluation segments");
+    let mut report = String::new();
+    engine.trace(&v.inputs, &v.identifiers, wanted[wanted.len() - 1] + 1, 0, 0, &mut |s, seen| {
+        if !wanted.contains(&s) {
+            return Ok(());
+        }
+        let outputs =
+            [("logits", &seen.logits), ("q_halt", &seen.q_halt), ("q_continue", &seen.q_continue), ("z_H", &seen.z_h), ("z_L", &seen.z_l)];
+        let mut worst = 0.0f64;
+        for (name, values) in outputs {
+            let found = error(values, v.expected(&format!("eval.{s}.{name}"))?);
+            within(&format!("{name} after segment {s}"), found, eval_bound(s))?;
+            worst = worst.max(found);
+        }
+        report += &format!(" {s}: {worst:.0e}");
+        Ok(())
+    })?;
+    Ok(report)
+}
+
+fn first_batch<'a>(v: &'a Vectors, reset: &'a [bool]) -> Batch<'a> {
+    Batch { inputs: &v.inputs, labels: &v.labels, identifiers: &v.identifiers, reset }
+}
+
+fn check_gradients(v: &Vectors, change: &dyn Fn(&mut Settings)) -> Result<String> {
+    let mut engine = v.engine(change)?;
+    let (_, found) = engine.gradients(&first_batch(v, &vec![true; v.batch]))?;
+    let (mut worst, mut compared) = (0.0f64, 0);
+    for (name, (_, expected)) in v.trace.iter().filter_map(|(k, t)| Some((k.strip_prefix("grad.")?, t))) {
+        let (_, values) = found.get(name).with_context(|| format!("no gradient of `{name}`"))?;
+        let e = error(values, expected);
+        within(&format!("gradient of `{name}`"), e, GRADIENT)?;
+        worst = worst.max(e);
+        compared += 1;
+    }
+    ensure!(compared == found.len(), "{compared} gradients were compared, the model has {}", found.len());
+    Ok(format!(" {compared} tensors, {worst:.0e}"))
+}
+
+fn number(record: &Value, key: &str) -> Result<f64> {
+    record.get(key).and_then(Value::as_f64).with_context(|| format!("train_history.json: no number `{key}`"))
+}
+
+fn check_training(v: &Vectors, change: &dyn Fn(&mut Settings)) -> Result<String> {
+    let mut engine = v.engine(change)?;
+    let public = &v.model.options;
+    let mut reset = vec![true; v.batch];
+    let s = v.inputs.len() / v.batch;
+    let labelled: Vec<f64> = v.labels.chunks(s).map(|row| row.iter().filter(|&&t| t > 0).count() as f64).collect();
+    let mut worst = 0.0f64;
+    for (step, record) in v.history.iter().enumerate() {
+        let seen = engine.train(&first_batch(v, &reset), LR)?;
+        let halted: Vec<bool> = (0..v.batch)
+            .map(|b| {
+                let last = seen.steps[b] >= public.halt_max_steps;
+                let threshold = if public.q_continue { seen.q_continue[b] } else { 0.0 };
+                last || (public.halt_max_steps > 1 && seen.rows[b].q_halt > threshold)
+            })
+            .collect();
+        let mut losses = vec![("loss", seen.loss), ("lm_loss", seen.cells_loss), ("q_halt_loss", seen.halt_loss)];
+        losses.extend(seen.continue_loss.map(|value| ("q_continue_loss", value)));
+        ensure!(
+            record.get("q_continue_loss").is_some() == seen.continue_loss.is_some(),
+            "only one side has a q_continue_loss in training segment {step}"
+        );
+        for (name, found) in losses {
+            let expected = number(record, name)?;
+            let e = (found - expected).abs() / expected.abs().max(1e-12);
+            within(&format!("{name} of training segment {step} ({found} instead of {expected})"), e, LOSSES[step.min(2)])?;
+            worst = worst.max(e);
+        }
+        for (name, found) in [("steps", serde_json::json!(seen.steps)), ("halted", serde_json::json!(halted))] {
+            if let Some(expected) = record.get(name).filter(|value| value.is_array()) {
+                ensure!(&found == expected, "{name} of training segment {step}: {found}, expected {expected}");
+            }
+        }
+        // The published metrics: sums over the rows that halted.
+        let counted = || (0..v.batch).filter(|&b| halted[b] && labelled[b] > 0.0);
+        let exact = |b: usize| seen.rows[b].exact;
+        for (name, found) in [
+            ("count", counted().count() as f64),
+            ("accuracy", counted().map(|b| f64::from(seen.rows[b].cells) / labelled[b]).sum()),
+            ("exact_accuracy", counted().filter(|&b| exact(b)).count() as f64),
+            ("q_halt_accuracy", counted().filter(|&b| (seen.rows[b].q_halt >= 0.0) == exact(b)).count() as f64),
+        ] {
+            let expected = number(record, name)?;
+            ensure!((found - expected).abs() < 1e-5, "{name} of training segment {step}: {found}, expected {expected}");
+        }
+        reset = halted;
+    }
+    let found = hrm_train::engine::Engine::weights(&engine);
+    let (mut step_error, mut compared) = (0.0f64, 0);
+    for (name, (_, expected)) in v.trace.iter().filter_map(|(k, t)| Some((k.strip_prefix("after3.")?, t))) {
+        let values = &found.get(name).with_context(|| format!("no tensor `{name}`"))?.1;
+        let before = &v.weights.get(name).with_context(|| format!("no tensor `{name}` before training"))?.1;
+        ensure!(values.len() == expected.len(), "`{name}` has {} values, expected {}", values.len(), expected.len());
+        let square = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2)).sum::<f64>();
+        let (difference, change) = (square(values, expected).sqrt(), square(expected, before).sqrt());
+        let e = if difference == 0.0 { 0.0 } else { difference / change.max(1e-12) };
+        within(&format!("change of `{name}` by {} steps", v.history.len()), e, STEPS)?;
+        step_error = step_error.max(e);
+        compared += 1;
+    }
+    ensure!(compared == found.len(), "{compared} tensors were compared after training, the model has {}", found.len());
+    Ok(format!(" losses {worst:.0e}, change of {compared} tensors {step_error:.0e}"))
+}
+
+/// All folders of vectors there are; prints which places have none.
+fn folders() -> Result<Vec<PathBuf>> {
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/parity");
+    let mut places = vec![(shared, false)];
+    if let Some(named) = std::env::var_os("HRM_PARITY_DIR").filter(|named| !named.is_empty()) {
+        places.extend(std::env::split_paths(&named).map(|path| (path, true)));
+    }
+    let mut found = Vec::new();
+    for (place, named) in places {
+        if !place.is_dir() {
+            ensure!(!named, "HRM_PARITY_DIR names {}, which is no folder", place.display());
+            println!("skipped: no reference vectors in {}", place.display());
+            continue;
+        }
+        if place.join("config.json").is_file() {
+            found.push(place);
+            continue;
+        }
+        let mut inside: Vec<PathBuf> = std::fs::read_dir(&place)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+        inside.retain(|path| path.join("config.json").is_file());
+        inside.sort();
+        ensure!(!inside.is_empty() || !named, "HRM_PARITY_DIR names {}, where no folder has a config.json", place.display());
+        found.extend(inside);
+    }
+    Ok(found)
+}
+
+type Check = fn(&Vectors, &dyn Fn(&mut Settings)) -> Result<String>;
+
+/// Runs a check on every folder and fails with all that was wrong.
+fn on_all(what: &str, check: Check) -> Result<()> {
+    let mut failures = Vec::new();
+    for folder in folders()? {
+        let result = Vectors::load(&folder).and_then(|v| Ok((v.name.clone(), check(&v, &|_| ())?)));
+        match result {
+            Ok((name, report)) => println!("{name}: {what}:{report}"),
+            Err(error) => failures.push(format!("{}: {what}: {error:#}", folder.display())),
+        }
+    }
+    if !failures.is_empty() {
+        bail!("{}", failures.join("\n"));
+    }
+    Ok(())
+}
+
+#[test]
+fn evaluation() -> Result<()> {
+    on_all("relative error after segment", check_eval)
+}
+
+#[test]
+fn gradients() -> Result<()> {
+    on_all("gradients", check_gradients)
+}
+
+#[test]
+fn training() -> Result<()> {
+    on_all("three training segments", check_training)
+}
+
+/// The checks above would notice a wrong model: each change of the loss, the extent of the gradient, the optimizer or the positions fails
+/// the check that is there for it.
+#[test]
+fn changes_are_noticed() -> Result<()> {
+    type Change = (&'static str, Check, fn(&mut Settings));
+    let changes: [Change; 11] = [
+        ("loss", check_gradients, |s| s.options.loss = if s.options.loss == Loss::Stablemax { Loss::Softmax } else { Loss::Stablemax }),
+        ("weight of the Q loss", check_gradients, |s| s.options.q_weight = 0.25),
+        ("extent of the gradient", check_gradients, |s| {
+            s.options.gradient = if s.options.gradient == Gradient::OneStep { Gradient::LastRecursion } else { Gradient::OneStep };
+        }),
+        ("optimizer", check_training, |s| s.options.optimizer = OptimizerKind::AdamW),
+        ("weight decay", check_training, |s| s.options.weight_decay = 0.0),
+        ("decay of the second moment", check_training, |s| s.options.betas.1 = 0.999),
+        ("rate of the puzzle embedding", check_training, |s| s.puzzle_lr *= 1.01),
+        ("value of going on", check_training, |s| s.model.options.q_continue = !s.model.options.q_continue),
+        ("rotary embedding", check_eval, |s| s.model.spec.config.rope = false),
+        ("base of the rotary embedding", check_eval, |s| s.model.options.rope_theta *= 1.1),
+        ("epsilon of the norm", check_eval, |s| s.model.options.rms_eps = 1e-3),
+    ];
+    for folder in folders()? {
+        let v = Vectors::load(&folder)?;
+        for (what, check, change) in changes {
+            let rotary = what.contains("rotary");
+            let puzzle = what.contains("puzzle");
+            if (rotary && !v.model.spec.config.rope) || (puzzle && v.model.options.puzzle_emb_ndim == 0) {
+                continue;
+            }
+            let Err(error) = check(&v, &change) else { bail!("{}: a changed {what} passes", v.name) };
+            println!("{}: a changed {what} fails: {error:#}", v.name);
+        }
+    }
+    Ok(())
+}
