@@ -69,7 +69,8 @@ pub(crate) fn gated_mlp<'m>(
     let own_width = if lean { mlp.up.k } else { width };
     let own = p.columns(&mlp.up, 0, own_width);
     if let Some(groups) = groups {
-        group_sums(kernel, width, groups, &s.view[..x.len()], s.index, s.sums);
+        s.sums.fill(0);
+        kernel.group_sums(&s.view[..x.len()], width, s.index, g_count, s.sums);
         for g in 0..g_count {
             let (from, to) = (groups.starts[g], groups.starts[g + 1]);
             let views = &mut s.sum_views[from * width..to * width];
@@ -99,13 +100,6 @@ pub(crate) fn gated_mlp<'m>(
         let delta = &mut s.tile_delta[..rows * width];
         kernel.project(hidden, &down, &requant(&mlp.down), None, delta);
         kernel.add_norm(x, delta, width);
-    }
-}
-
-fn group_sums(kernel: Kernel, width: usize, groups: &Groups, view: &[i8], index: &[u16], sums: &mut [i16]) {
-    sums.fill(0);
-    for g in 0..groups.count {
-        kernel.group_sums(view, width, |r| usize::from(index[r * groups.count + g]), sums);
     }
 }
 

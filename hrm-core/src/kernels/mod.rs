@@ -3,6 +3,8 @@
 //! [`Kernel`] chooses between them at run time; the operations are whole row blocks, so the choice costs nothing. This is the only
 //! room with unsafe code, and only in the ISA files.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512vnni;
 pub mod reference;
 pub mod tables;
 
@@ -81,6 +83,31 @@ pub struct Kernel(Isa);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Isa {
     Reference,
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
+}
+
+/// Whether this CPU has the features: asked at run time with `std`, else what the build was told.
+#[cfg(target_arch = "x86_64")]
+macro_rules! has {
+    ($($feature:tt),+) => {{
+        #[cfg(any(test, feature = "std"))]
+        let found = $(std::arch::is_x86_feature_detected!($feature))&&+;
+        #[cfg(not(any(test, feature = "std")))]
+        let found = $(cfg!(target_feature = $feature))&&+;
+        found
+    }};
+}
+
+/// Calls the function of this name of the file of the kernel's ISA.
+macro_rules! dispatch {
+    ($isa:expr, $function:ident($($arg:expr),*)) => {
+        match $isa {
+            Isa::Reference => reference::$function($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => avx512vnni::$function($($arg),*),
+        }
+    };
 }
 
 impl Kernel {
@@ -89,7 +116,11 @@ impl Kernel {
 
     /// All kernels that this CPU can execute, slowest first.
     pub fn available() -> impl Iterator<Item = Self> {
-        [Some(Self::REFERENCE)].into_iter().flatten()
+        #[cfg(target_arch = "x86_64")]
+        let others = [has!("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx512vnni").then_some(Self(Isa::Avx512Vnni))];
+        #[cfg(not(target_arch = "x86_64"))]
+        let others = [None];
+        core::iter::once(Self::REFERENCE).chain(others.into_iter().flatten())
     }
 
     /// The fastest kernel of this CPU.
@@ -104,77 +135,54 @@ impl Kernel {
         Self::available().find(|k| k.name() == name)
     }
 
-    /// Its name: `reference`, `avx2`, ...
+    /// Its name: `reference`, `avx512vnni`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self.0 {
             Isa::Reference => "reference",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => "avx512vnni",
         }
     }
 
     /// Words that [`Kernel::pack`] needs for a block of `n` x `k` weights; 0 if this kernel reads weights in place.
     #[must_use]
     pub const fn packed_words(self, n: usize, k: usize) -> usize {
-        match self.0 {
-            Isa::Reference => {
-                let _ = (n, k);
-                0
-            }
-        }
+        dispatch!(self.0, packed_words(n, k))
     }
 
     /// Packs a block of columns into `out`, of [`Kernel::packed_words`] words.
     pub fn pack(self, w: &Columns<'_>, out: &mut [i32]) {
-        match self.0 {
-            Isa::Reference => {
-                let _ = (w, out);
-            }
-        }
+        dispatch!(self.0, pack(w, out));
     }
 
-    /// `out = view8(x, m)` element by element.
+    /// `out = view8(x, m)` element by element; `1 <= m`.
     pub fn view8(self, x: &[i16], m: i16, out: &mut [i8]) {
-        match self.0 {
-            Isa::Reference => reference::view8_slice(x, m, out),
-        }
+        dispatch!(self.0, view8_slice(x, m, out));
     }
 
     /// `out[r][n] = sum_k a[r][k] * w[n][k]`; `a` `[R, K]`, `out` `[R, N]`.
     pub fn accumulate(self, a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
-        match self.0 {
-            Isa::Reference => reference::accumulate(a, w, out),
-        }
+        dispatch!(self.0, accumulate(a, w, out));
     }
 
     /// `out[r][n] = requant(W a + bases + bias)`; `a` `[R, K]`, `out` `[R, N]`.
     pub fn project(self, a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) {
-        match self.0 {
-            Isa::Reference => reference::project(a, w, q, bases, out),
-        }
+        dispatch!(self.0, project(a, w, q, bases, out));
     }
 
     /// Hidden values of the gated MLP: `gate_up` `[R, 2I]`, `out` `[R, I]`.
     pub fn glu(self, gate_up: &[i16], inner: usize, out: &mut [i8]) {
-        match self.0 {
-            Isa::Reference => reference::glu_rows(gate_up, inner, out),
-        }
+        dispatch!(self.0, glu_rows(gate_up, inner, out));
     }
 
     /// `x <- norm(sat16(x + d))` for each row of `width` elements.
     pub fn add_norm(self, x: &mut [i16], d: &[i16], width: usize) {
-        match self.0 {
-            Isa::Reference => reference::add_norm(x, d, width),
-        }
+        dispatch!(self.0, add_norm(x, d, width));
     }
 
-    /// Adds each of the rows of `a` (`[R, C]`) to the sum (`[group rows, C]`) of the group that `group_of(row)` names. Sums of at most
-    /// 256 rows fit.
-    pub fn group_sums(self, a: &[i8], channels: usize, group_of: impl Fn(usize) -> usize, sums: &mut [i16]) {
-        for (r, row) in a.chunks_exact(channels).enumerate() {
-            let at = group_of(r) * channels;
-            for (s, &x) in sums[at..at + channels].iter_mut().zip(row) {
-                *s = s.wrapping_add(i16::from(x));
-            }
-        }
+    /// Adds each row of `a` (`[R, C]`) to the sums (`[group rows, C]`) of its groups; `index` is `[R, G]`. Sums of at most 256 rows fit.
+    pub fn group_sums(self, a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) {
+        dispatch!(self.0, group_sums(a, channels, index, groupings, sums));
     }
 }

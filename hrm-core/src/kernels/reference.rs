@@ -114,6 +114,13 @@ pub fn glu_rows(gate_up: &[i16], inner: usize, out: &mut [i8]) {
     }
 }
 
+/// Weights are read in place: no packed form.
+pub(super) const fn packed_words(_n: usize, _k: usize) -> usize {
+    0
+}
+
+pub(super) const fn pack(_w: &Columns<'_>, _out: &mut [i32]) {}
+
 fn dot(a: &[i8], w: &[i8]) -> i32 {
     a.iter().zip(w).map(|(&a, &w)| i32::from(a) * i32::from(w)).sum()
 }
@@ -138,6 +145,18 @@ pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<
                 }
             }
             *o = requant(acc, q.shift, q.mult[n]);
+        }
+    }
+}
+
+/// Adds each row of `a` (`[R, C]`) to the sums (`[group rows, C]`) of its groups; `index` is `[R, G]`.
+pub fn group_sums(a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) {
+    for (row, groups) in a.chunks_exact(channels).zip(index.chunks_exact(groupings)) {
+        for &group in groups {
+            let at = usize::from(group) * channels;
+            for (s, &x) in sums[at..at + channels].iter_mut().zip(row) {
+                *s = s.wrapping_add(i16::from(x));
+            }
         }
     }
 }
