@@ -10,6 +10,7 @@ use hrm_train::data::npy::{self, Grouped};
 use hrm_train::data::{GeneratorOptions, PuzzleSet, Side, csv, generate};
 use hrm_train::evaluate::{Float, evaluate};
 use hrm_train::model_file::FloatModel;
+use hrm_train::quantize::command::{self, Quantize};
 use hrm_train::run_config::{EngineKind, RunConfig, find_config, resolve_threads};
 use hrm_train::train::{StartOptions, train};
 
@@ -26,6 +27,8 @@ enum Command {
     Train(Train),
     /// Score a trained model on puzzles with answers.
     Eval(Eval),
+    /// Turn a float model into an int8 `.hrm` file.
+    Quantize(Quantize),
     /// Make, convert and filter puzzle files.
     #[command(subcommand)]
     Data(Data),
@@ -173,6 +176,7 @@ pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(args) => run_train(&args),
         Command::Eval(args) => run_eval(&args),
+        Command::Quantize(args) => command::run(&args).and_then(|text| print_out(&text)),
         Command::Data(args) => run_data(args),
         Command::Config { config, set } => run_config(config.as_deref(), &set),
     };

@@ -1,0 +1,158 @@
+//! What calibration sees: extent, moments and a sample of the values at every tap, over training puzzles.
+
+use std::collections::BTreeMap;
+
+use hrm_core::rng::{Purpose, Stream};
+use hrm_core::{Config, Start};
+use rayon::prelude::*;
+
+use super::float::{FloatNet, Site, Tap};
+
+/// Values of one site.
+#[derive(Clone, Debug, Default)]
+pub struct SiteStats {
+    /// Columns.
+    pub width: usize,
+    /// Values seen.
+    pub count: u64,
+    /// Largest magnitude of each column.
+    pub column_max: Vec<f32>,
+    /// Sum of each column.
+    pub column_sum: Vec<f64>,
+    /// Sum of squares of each column.
+    pub column_square: Vec<f64>,
+    /// An even sample: column and value.
+    pub samples: Vec<(u32, f32)>,
+}
+
+impl SiteStats {
+    /// Largest magnitude.
+    #[must_use]
+    pub fn max(&self) -> f32 {
+        self.column_max.iter().copied().fold(0.0, f32::max)
+    }
+
+    /// Mean of column `k`.
+    #[must_use]
+    pub fn mean(&self, k: usize) -> f64 {
+        self.column_sum[k] / self.rows()
+    }
+
+    /// Mean square of column `k`.
+    #[must_use]
+    pub fn mean_square(&self, k: usize) -> f64 {
+        self.column_square[k] / self.rows()
+    }
+
+    fn rows(&self) -> f64 {
+        (self.count as f64 / self.width.max(1) as f64).max(1.0)
+    }
+
+    fn add(&mut self, width: usize, values: &[f32], stride: u64) {
+        if self.width == 0 {
+            *self = Self {
+                width,
+                column_max: vec![0.0; width],
+                column_sum: vec![0.0; width],
+                column_square: vec![0.0; width],
+                ..Self::default()
+            };
+        }
+        for row in values.chunks_exact(width) {
+            for (((&v, max), sum), square) in row.iter().zip(&mut self.column_max).zip(&mut self.column_sum).zip(&mut self.column_square) {
+                *max = max.max(v.abs());
+                *sum += f64::from(v);
+                *square += f64::from(v) * f64::from(v);
+            }
+        }
+        let first = (stride - self.count % stride) % stride;
+        for i in (first as usize..values.len()).step_by(stride as usize) {
+            self.samples.push(((i % width) as u32, values[i]));
+        }
+        self.count += values.len() as u64;
+    }
+
+    fn merge(&mut self, other: Self) {
+        if self.width == 0 {
+            *self = other;
+            return;
+        }
+        self.count += other.count;
+        for (a, b) in self.column_max.iter_mut().zip(other.column_max) {
+            *a = a.max(b);
+        }
+        for (a, b) in self.column_sum.iter_mut().zip(other.column_sum) {
+            *a += b;
+        }
+        for (a, b) in self.column_square.iter_mut().zip(other.column_square) {
+            *a += b;
+        }
+        self.samples.extend(other.samples);
+    }
+}
+
+/// Statistics of all sites.
+pub type Statistics = BTreeMap<Site, SiteStats>;
+
+struct Observer {
+    stats: Statistics,
+    stride: u64,
+}
+
+impl Tap for Observer {
+    fn tap(&mut self, site: Site, width: usize, values: &mut [f32]) {
+        self.stats.entry(site).or_default().add(width, values, self.stride);
+    }
+}
+
+/// Samples kept of each site, about.
+const SAMPLES: usize = 100_000;
+
+/// The start of guess `guess` of `seed` as the integer network draws it (Q5.10), or `None` with fixed starts.
+#[must_use]
+pub fn random_start(c: &Config, seed: u64, guess: u64) -> Option<(Vec<i16>, Vec<i16>)> {
+    if c.start == Start::Fixed {
+        return None;
+    }
+    let mut stream = Stream::new(seed, Purpose::Start, guess);
+    let mut state = || {
+        let mut z = vec![0i16; c.state_len()];
+        for pair in z.chunks_mut(2) {
+            for (z, n) in pair.iter_mut().zip(stream.next_normals()) {
+                *z = n;
+            }
+        }
+        z
+    };
+    Some((state(), state()))
+}
+
+/// Runs `segments` segments of every puzzle and collects what passes. The result does not depend on the number of threads.
+///
+/// # Errors
+/// A puzzle does not fit to the model.
+pub fn observe(net: &FloatNet, puzzles: &[&[u8]], segments: usize, seed: u64) -> anyhow::Result<Statistics> {
+    let config = net.weights().spec.config;
+    let calls = usize::from(config.h_cycles) * (1 + usize::from(config.l_cycles));
+    let total = (puzzles.len() * segments * calls * config.state_len()).max(1);
+    // A prime does not fall into step with the columns.
+    let stride = [1, 5, 11, 23, 47, 97, 197, 397, 797, 1597, 3203, 6421].into_iter().find(|s| total / s <= SAMPLES).unwrap_or(12_853);
+    let one = |(i, tokens): (usize, &&[u8])| -> anyhow::Result<Statistics> {
+        let x = net.embed(tokens)?;
+        let start = random_start(&config, seed, i as u64);
+        let mut carry = net.start(start.as_ref().map(|(h, l)| (h.as_slice(), l.as_slice())));
+        let mut observer = Observer { stats: Statistics::new(), stride: stride as u64 };
+        for _ in 0..segments {
+            net.segment(&x, &mut carry, &mut observer);
+        }
+        Ok(observer.stats)
+    };
+    let each: anyhow::Result<Vec<Statistics>> = puzzles.par_iter().enumerate().map(one).collect();
+    let mut all = Statistics::new();
+    for stats in each? {
+        for (site, s) in stats {
+            all.entry(site).or_default().merge(s);
+        }
+    }
+    Ok(all)
+}

@@ -1,0 +1,292 @@
+//! From statistics to integers: the views, scales and matrices of every sublayer.
+
+use anyhow::Context as _;
+use hrm_core::Mixer;
+
+use super::float::{Part, Site, Sublayer};
+use super::matrix::{QuantMatrix, WeightOptions, channel_scale, quantize_matrix, round_row};
+use super::observe::{SiteStats, Statistics};
+use super::weights::{BlockWeights, Gated, Linear, NetWeights};
+use super::{Clip, QuantizeOptions};
+
+/// Q5.10.
+const STREAM: f64 = 1024.0;
+
+/// An int8 view of a 16-bit value: its multiplier, and what one int8 unit is worth.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct View {
+    /// Multiplier, 1..=32767.
+    pub m: i16,
+    /// Value of one unit.
+    pub step: f64,
+}
+
+impl View {
+    /// The view nearest to `step` of values kept at `gain` 16-bit units per unit of value: `view8` divides by `2^15 / m`.
+    fn new(step: f64, gain: f64) -> Self {
+        let m = (32768.0 / (step * gain)).round().clamp(1.0, 32767.0);
+        Self { m: m as i16, step: 32768.0 / (m * gain) }
+    }
+}
+
+/// A gated MLP in integers.
+#[derive(Clone, Debug)]
+pub struct GatedPlan {
+    /// View of the input.
+    pub input: View,
+    /// Views of the group sums.
+    pub sums: Vec<View>,
+    /// Value of one unit of each hidden channel.
+    pub hidden: Vec<f64>,
+    /// First matrix.
+    pub up: QuantMatrix,
+    /// Second matrix.
+    pub down: QuantMatrix,
+}
+
+impl GatedPlan {
+    /// Steps of the columns of `up`: the row, then its sums.
+    #[must_use]
+    pub fn columns(&self, width: usize) -> Vec<f64> {
+        core::iter::once(&self.input).chain(&self.sums).flat_map(|v| core::iter::repeat_n(v.step, width)).collect()
+    }
+}
+
+/// Attention in integers.
+#[derive(Clone, Debug)]
+pub struct AttentionPlan {
+    /// View of the input.
+    pub input: View,
+    /// Views of q, k, v.
+    pub qkv_views: [View; 3],
+    /// View of the output.
+    pub output: View,
+    /// Softmax multiplier.
+    pub m_score: i64,
+    /// q, k, v.
+    pub qkv: QuantMatrix,
+    /// Output matrix.
+    pub out: QuantMatrix,
+}
+
+/// One block in integers.
+#[derive(Clone, Debug)]
+pub struct BlockPlan {
+    /// Attention.
+    pub attention: Option<AttentionPlan>,
+    /// Gated MLP over tokens.
+    pub token: Option<GatedPlan>,
+    /// Gated MLP over channels.
+    pub mlp: GatedPlan,
+}
+
+/// The heads in integers.
+#[derive(Clone, Debug)]
+pub struct HeadPlan {
+    /// View of z_H.
+    pub input: View,
+    /// `[head width, C]`.
+    pub weights: Vec<i8>,
+    /// `[head width]`.
+    pub bias: Vec<i64>,
+    /// Value of one unit of a weight.
+    pub sigma: f64,
+    /// `[Q outputs, C]`.
+    pub q_weights: Vec<i8>,
+    /// `[Q outputs]`.
+    pub q_bias: Vec<i64>,
+    /// Right shift of the Q accumulators.
+    pub q_shift: u32,
+    /// Value of one unit of a Q output after the shift.
+    pub q_scale: f64,
+}
+
+/// The whole model in integers.
+#[derive(Clone, Debug)]
+pub struct ModelPlan {
+    /// Blocks by stored module.
+    pub modules: Vec<Vec<BlockPlan>>,
+    /// The heads.
+    pub head: HeadPlan,
+}
+
+struct Planner<'a> {
+    stats: &'a Statistics,
+    options: &'a QuantizeOptions,
+}
+
+/// Chooses all scales and rounds all weights.
+///
+/// # Errors
+/// A site was never reached in calibration, or a matrix does not fit.
+pub fn plan(weights: &NetWeights, stats: &Statistics, options: &QuantizeOptions) -> anyhow::Result<ModelPlan> {
+    let planner = Planner { stats, options };
+    let modules = weights.modules.iter().enumerate().map(|(m, blocks)| {
+        blocks.iter().enumerate().map(|(i, block)| planner.block(weights, block, m as u8, i as u8)).collect::<anyhow::Result<Vec<_>>>()
+    });
+    Ok(ModelPlan { modules: modules.collect::<anyhow::Result<_>>()?, head: planner.head(weights)? })
+}
+
+impl Planner<'_> {
+    fn stats(&self, site: Site) -> anyhow::Result<&SiteStats> {
+        self.stats.get(&site).with_context(|| format!("calibration did not reach {site:?}"))
+    }
+
+    fn weight_options(&self) -> WeightOptions {
+        WeightOptions { mse: self.options.weight_mse, correct_bias: self.options.correct_bias }
+    }
+
+    fn view(&self, stats: &SiteStats, gain: f64) -> View {
+        View::new(clip(stats, &[], self.options.clip) / 127.0, gain)
+    }
+
+    fn block(&self, w: &NetWeights, block: &BlockWeights, module: u8, layer: u8) -> anyhow::Result<BlockPlan> {
+        let site = |sublayer| Site { module, layer, sublayer, part: Part::Input };
+        let groupings = if w.spec.config.mixer == Mixer::GroupSum { w.spec.groupings.len() } else { 0 };
+        Ok(BlockPlan {
+            attention: match &block.attention {
+                Some((qkv, out)) => Some(self.attention(w, qkv, out, site(Sublayer::Attention))?),
+                None => None,
+            },
+            token: block.token.as_ref().map(|g| self.gated(g, 0, site(Sublayer::Token))).transpose()?,
+            mlp: self.gated(&block.mlp, groupings, site(Sublayer::Mlp))?,
+        })
+    }
+
+    fn gated(&self, g: &Gated, groupings: usize, site: Site) -> anyhow::Result<GatedPlan> {
+        let at = |part| self.stats(Site { part, ..site });
+        let input_stats = at(Part::Input)?;
+        let input = self.view(input_stats, STREAM);
+        let sum_stats = (0..groupings).map(|j| at(Part::Sum(j as u8))).collect::<anyhow::Result<Vec<_>>>()?;
+        // Sums are formed in units of the input's view.
+        let sums: Vec<View> = sum_stats.iter().map(|s| self.view(s, 1.0 / input.step)).collect();
+
+        let (hidden_stats, up_stats) = (at(Part::Hidden)?, at(Part::Up)?);
+        let inner = g.down.inp;
+        let relative = column_factors(hidden_stats, self.options.hidden_equalization);
+        let unit = clip(hidden_stats, &relative, self.options.clip) / 127.0;
+        // The 16-bit `up` has 1/32 of the hidden step: 1000 steps of it keep clear of saturation.
+        let hidden: Vec<f64> = (0..inner).map(|i| (unit * relative[i]).max(f64::from(up_stats.column_max[i]) / 1000.0).max(1e-9)).collect();
+
+        let mut plan = GatedPlan { input, sums, hidden, up: QuantMatrix::empty(), down: QuantMatrix::empty() };
+        let gains: Vec<f64> = core::iter::repeat_n(STREAM, inner).chain(plan.hidden.iter().map(|h| 32.0 / h)).collect();
+        let inputs: Vec<&SiteStats> = core::iter::once(input_stats).chain(sum_stats).collect();
+        plan.up = quantize_matrix(&g.up, &plan.columns(input_stats.width), &gains, &inputs, self.weight_options())?;
+        plan.down = quantize_matrix(&g.down, &plan.hidden, &vec![STREAM; g.down.out], &[hidden_stats], self.weight_options())?;
+        Ok(plan)
+    }
+
+    fn attention(&self, w: &NetWeights, qkv: &Linear, out: &Linear, site: Site) -> anyhow::Result<AttentionPlan> {
+        let c = &w.spec.config;
+        let (ch, heads) = (usize::from(c.channels), usize::from(c.heads));
+        let at = |part| self.stats(Site { part, ..site });
+        let input_stats = at(Part::AttentionInput)?;
+        let input = self.view(input_stats, STREAM);
+        let mut gains = [STREAM; 3];
+        let mut qkv_views = [input; 3];
+        for (j, part) in [Part::Query, Part::Key, Part::Value].into_iter().enumerate() {
+            let stats = at(part)?;
+            // RoPE turns pairs: before it a value can be sqrt(2) larger. Beyond the range of Q5.10 the unit is coarser.
+            gains[j] = STREAM.min(22_000.0 / f64::from(stats.max()).max(1e-9));
+            qkv_views[j] = self.view(stats, gains[j]);
+        }
+        // The kernel gives the output in 1/128 of a unit of v.
+        let output = self.view(at(Part::AttentionOutput)?, 128.0 / qkv_views[2].step);
+        let head_width = (ch / heads) as f64;
+        let score = qkv_views[0].step * qkv_views[1].step / head_width.sqrt() * core::f64::consts::LOG2_E * 256.0 * 65536.0;
+        let steps = vec![input.step; ch];
+        let per_channel: Vec<f64> = gains.iter().flat_map(|&g| core::iter::repeat_n(g, ch)).collect();
+        let out_steps = vec![output.step; ch];
+        Ok(AttentionPlan {
+            input,
+            qkv_views,
+            output,
+            m_score: score.round().clamp(1.0, f64::from(i32::MAX)) as i64,
+            qkv: quantize_matrix(qkv, &steps, &per_channel, &[input_stats], self.weight_options())?,
+            out: quantize_matrix(out, &out_steps, &vec![STREAM; ch], &[at(Part::AttentionOutput)?], self.weight_options())?,
+        })
+    }
+
+    fn head(&self, w: &NetWeights) -> anyhow::Result<HeadPlan> {
+        let stats = self.stats(Site::HEAD)?;
+        let input = self.view(stats, STREAM);
+        let importance: Vec<f64> = (0..stats.width).map(|k| stats.mean_square(k) + 1e-9).cycle().take(w.head.w.len()).collect();
+        let values: Vec<f64> = w.head.w.iter().map(|&v| f64::from(v)).collect();
+        let sigma = channel_scale(&values, &importance, self.options.weight_mse);
+        // A logit bias must stay clear of the 32-bit accumulator as well.
+        let bias = w.head.bias.iter().map(|&b| (f64::from(b) / (sigma * input.step)).round().clamp(-1e9, 1e9) as i64);
+
+        let q: Vec<f64> = w.q.w.iter().map(|&v| f64::from(v)).collect();
+        let q_sigma = channel_scale(&q, &vec![1.0; q.len()], false);
+        let q_sigma = if q_sigma > 1e-9 { q_sigma } else { 1.0 };
+        let q_weights = round_row(&q, q_sigma);
+        // One unit of the accumulator: the mean over the rows and Q5.10 are part of it.
+        let unit = q_sigma / (w.q_rows() as f64 * STREAM);
+        let q_bias: Vec<i64> = w.q.bias.iter().map(|&b| (f64::from(b) / unit).round() as i64).collect();
+        let ch = usize::from(w.spec.config.channels);
+        let bound = q_weights.chunks_exact(ch).zip(&q_bias).map(|(row, b)| {
+            row.iter().map(|&w| f64::from(w.unsigned_abs())).sum::<f64>() * w.q_rows() as f64 * 32768.0 + b.unsigned_abs() as f64
+        });
+        let bound = bound.fold(1.0, f64::max);
+        let q_shift = (bound.log2() - 30.5).ceil().clamp(0.0, 48.0) as u32;
+        Ok(HeadPlan {
+            input,
+            weights: round_row(&values, sigma),
+            bias: bias.collect(),
+            sigma,
+            q_weights,
+            q_bias,
+            q_shift,
+            q_scale: unit * f64::from(q_shift).exp2(),
+        })
+    }
+}
+
+impl QuantMatrix {
+    const fn empty() -> Self {
+        Self { weights: Vec::new(), sigma: Vec::new(), shift: 0, mult: Vec::new(), bias: Vec::new() }
+    }
+}
+
+/// Scale of each column relative to the largest: `(column RMS / largest RMS)^exponent`. The RMS, because hidden values are products with
+/// heavy tails, whose maxima say little.
+fn column_factors(stats: &SiteStats, exponent: f64) -> Vec<f64> {
+    let rms: Vec<f64> = (0..stats.width).map(|k| stats.mean_square(k).sqrt()).collect();
+    let max = rms.iter().copied().fold(1e-9, f64::max);
+    rms.iter().map(|r| (r / max).max(1.0 / 256.0).powf(exponent)).collect()
+}
+
+/// Where to clip: the largest magnitude that int8 represents, in units of the column factors (none: 1).
+fn clip(stats: &SiteStats, factors: &[f64], method: Clip) -> f64 {
+    let factor = |k: usize| factors.get(k).copied().unwrap_or(1.0);
+    let max = (0..stats.width).map(|k| f64::from(stats.column_max[k]) / factor(k)).fold(0.0, f64::max).max(1e-9);
+    let values = || stats.samples.iter().map(|&(k, v)| (f64::from(v) / factor(k as usize), factor(k as usize)));
+    match method {
+        Clip::Absmax => max,
+        Clip::Percentile(share) => {
+            let mut magnitudes: Vec<f64> = values().map(|(v, _)| v.abs()).collect();
+            if magnitudes.is_empty() {
+                return max;
+            }
+            magnitudes.sort_by(f64::total_cmp);
+            let at = ((magnitudes.len() - 1) as f64 * share.clamp(0.0, 1.0)).round() as usize;
+            magnitudes[at].max(max / 256.0)
+        }
+        Clip::Mse => {
+            let error = |t: f64| -> f64 {
+                let step = t / 127.0;
+                values().map(|(v, f)| (f * (v - (v / step).round().clamp(-128.0, 127.0) * step)).powi(2)).sum()
+            };
+            let mut best = (f64::INFINITY, max);
+            for i in 0..48 {
+                // Down to a twentieth of the maximum, in equal ratios.
+                let t = max * (-f64::from(i) / 16.0).exp();
+                let e = error(t);
+                if e < best.0 {
+                    best = (e, t);
+                }
+            }
+            best.1
+        }
+    }
+}
