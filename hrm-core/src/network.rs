@@ -60,12 +60,12 @@ impl<'m> Network<'m> {
         (0..c.modules()).map(|m| c.layers(m)).sum::<usize>() * block_words(c, kernel)
     }
 
-    /// Binds `view` to `kernel`; `packed` must have [`Network::packed_words`] words and is filled here.
+    /// Packs the weights of `view` for `kernel` into the first [`Network::packed_words`] words of `packed`.
     ///
     /// # Errors
     /// `packed` is too small.
-    pub fn new(view: ModelView<'m>, kernel: Kernel, packed: &'m mut [i32]) -> Result<Self, MemoryError> {
-        let needed = Self::packed_words(&view, kernel);
+    pub fn pack(view: &ModelView<'_>, kernel: Kernel, packed: &mut [i32]) -> Result<(), MemoryError> {
+        let needed = Self::packed_words(view, kernel);
         if packed.len() < needed {
             return Err(MemoryError { what: "packed weights", needed: 4 * needed, found: 4 * packed.len() });
         }
@@ -80,7 +80,29 @@ impl<'m> Network<'m> {
                 });
             }
         }
-        Ok(Self { groups: stack_groups(&view), view, kernel, packed })
+        Ok(())
+    }
+
+    /// Binds `view` to `kernel`; `packed` must have [`Network::packed_words`] words and is filled here.
+    ///
+    /// # Errors
+    /// `packed` is too small.
+    pub fn new(view: ModelView<'m>, kernel: Kernel, packed: &'m mut [i32]) -> Result<Self, MemoryError> {
+        Self::pack(&view, kernel, packed)?;
+        Self::with_packed(view, kernel, packed)
+    }
+
+    /// Binds `view` to `kernel` and to the words that [`Network::pack`] made of the same view for the same kernel. Words of anything
+    /// else give wrong answers, never undefined behaviour.
+    ///
+    /// # Errors
+    /// `packed` is too small.
+    pub fn with_packed(view: ModelView<'m>, kernel: Kernel, packed: &'m [i32]) -> Result<Self, MemoryError> {
+        let needed = Self::packed_words(&view, kernel);
+        match packed.get(..needed) {
+            Some(packed) => Ok(Self { groups: stack_groups(&view), view, kernel, packed }),
+            None => Err(MemoryError { what: "packed weights", needed: 4 * needed, found: 4 * packed.len() }),
+        }
     }
 
     /// The network on the scalar kernel, which needs no packed weights.
