@@ -12,6 +12,8 @@ pub mod network;
 pub mod rng;
 pub mod solve;
 pub mod task;
+#[cfg(feature = "std")]
+pub mod testing;
 
 pub use config::{Config, ConfigError, Mixer, Start};
 pub use format::{FormatError, ModelView};

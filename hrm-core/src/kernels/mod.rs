@@ -26,7 +26,10 @@ impl<'a> Columns<'a> {
     /// be empty for kernels that read weights in place).
     #[must_use]
     pub const fn new(weights: &'a [i8], n: usize, first: usize, k: usize, packed: &'a [i32]) -> Self {
-        let stride = if n == 0 { 0 } else { weights.len() / n };
+        let stride = match weights.len().checked_div(n) {
+            Some(stride) => stride,
+            None => 0,
+        };
         Self { n, k, weights, stride, first, packed }
     }
 
