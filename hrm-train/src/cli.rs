@@ -8,7 +8,8 @@ use anyhow::{Context as _, bail, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hrm_train::data::npy::{self, Grouped};
 use hrm_train::data::{GeneratorOptions, PuzzleSet, Side, csv, generate};
-use hrm_train::evaluate::{Float, evaluate};
+use hrm_train::evaluate::{Float, Model, Report, evaluate};
+use hrm_train::evaluate_int8::Int8;
 use hrm_train::model_file::FloatModel;
 use hrm_train::quantize::command::{self, Quantize};
 use hrm_train::run_config::{EngineKind, RunConfig, find_config, resolve_threads};
@@ -65,9 +66,12 @@ struct Train {
 
 #[derive(Args)]
 struct Eval {
-    /// A run folder (its best model) or a .safetensors file.
+    /// A run folder (its best model), a .safetensors file or an int8 .hrm file.
     #[arg(long, value_name = "DIR|FILE")]
     model: PathBuf,
+    /// With an int8 --model: the float model it was made from, to score too and to compare states with.
+    #[arg(long, value_name = "DIR|FILE")]
+    reference: Option<PathBuf>,
     /// Puzzles with answers: source,question,answer,rating; plain or .gz.
     #[arg(long, value_name = "CSV")]
     data: PathBuf,
@@ -208,33 +212,62 @@ fn run_train(args: &Train) -> anyhow::Result<()> {
 fn run_eval(args: &Eval) -> anyhow::Result<()> {
     ensure!(args.segments >= 1, "--segments is 0, expected at least 1");
     let set = csv::read(&args.data)?;
-    let model = FloatModel::load(&args.model)?;
-    let tokens = usize::from(model.spec.config.tokens);
-    ensure!(
-        tokens == set.sudoku.cells(),
-        "the model is made for {tokens} cells, {} holds puzzles of {}",
-        args.data.display(),
-        set.sudoku.cells()
-    );
     let kind = match args.engine {
         Engine::Fused => EngineKind::Fused,
         Engine::Torch => EngineKind::Torch,
     };
-    let mut engine = model.engine(kind, &args.device, resolve_threads(args.threads))?;
     let mut at: Vec<usize> = (0..).map(|i| 1 << i).take_while(|&s| s < args.segments).collect();
     at.push(args.segments);
-    let n = args.n.unwrap_or(set.len());
-    let report = evaluate(&mut Float(engine.as_mut()), &set, n, &at, args.seed, &mut |done| eprint!("\r{done} puzzles"))?;
-    eprintln!();
+    let threads = resolve_threads(args.threads);
+    let score = |model: &mut dyn Model, tokens: u16| {
+        ensure!(
+            usize::from(tokens) == set.sudoku.cells(),
+            "the model is made for {tokens} cells, {} holds puzzles of {}",
+            args.data.display(),
+            set.sudoku.cells()
+        );
+        let report = evaluate(model, &set, args.n.unwrap_or(set.len()), &at, args.seed, &mut |done| eprint!("\r{done} puzzles"));
+        eprintln!();
+        report
+    };
+    let float = |path: &Path| -> anyhow::Result<(FloatModel, Report)> {
+        let model = FloatModel::load(path)?;
+        let mut engine = model.engine(kind, &args.device, threads)?;
+        let report = score(&mut Float(engine.as_mut()), model.spec.config.tokens)?;
+        Ok((model, report))
+    };
+    let is_int8 = args.model.extension().is_some_and(|e| e == "hrm");
+    ensure!(is_int8 || args.reference.is_none(), "--reference goes with an int8 --model (.hrm), {} is none", args.model.display());
+    let (mut reports, mut fidelity, mut record) = (Vec::new(), None, None);
+    if is_int8 {
+        let mut int8 = Int8::load(&args.model, args.seed)?;
+        let tokens = int8.view()?.config().tokens;
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+        reports.push(pool.install(|| score(&mut int8, tokens))?);
+        if let Some(path) = &args.reference {
+            let (model, report) = float(path)?;
+            reports.push(report);
+            let n = args.n.unwrap_or(set.len());
+            fidelity = Some(pool.install(|| command::compare(&model, &int8, &set, n, args.segments, args.seed))?);
+            record = model.record;
+        }
+    } else {
+        let (model, report) = float(&args.model)?;
+        reports.push(report);
+        record = model.record;
+    }
     if args.json {
-        let record = model.record.as_ref();
         let value = serde_json::json!({
-            "model_file": args.model, "data_file": args.data, "protocol": record.map(|r| &r.protocol), "step": record.map(|r| r.step),
-            "report": report,
+            "model_file": args.model, "data_file": args.data, "protocol": record.as_ref().map(|r| &r.protocol),
+            "step": record.as_ref().map(|r| r.step), "report": reports[0], "reference": reports.get(1), "fidelity": fidelity,
         });
         print_out(&format!("{}\n", serde_json::to_string_pretty(&value)?))
     } else {
-        print_out(&format!("{} on {}\n{report}", args.model.display(), args.data.display()))
+        print_out(&format!("{} on {}\n", args.model.display(), args.data.display()))?;
+        for report in &reports {
+            print_out(&report.to_string())?;
+        }
+        fidelity.map_or(Ok(()), |f| print_out(&f.to_string()))
     }
 }
 

@@ -33,6 +33,8 @@ pub enum Part {
     Hidden,
     /// Output of a sublayer's last matrix, `[rows, width]`.
     Delta,
+    /// The stream plus the sublayer's output, before the norm, `[rows, width]`.
+    Residual,
     /// The stream after the norm, `[rows, width]`.
     Stream,
     /// z_H as the head reads it, `[R, C]`.
@@ -341,7 +343,9 @@ impl FloatNet {
         tap(Part::AttentionOutput, &mut output);
         let mut delta = out.project(&output);
         tap(Part::Delta, &mut delta);
-        add_norm(z, &delta, ch);
+        add(z, &delta);
+        tap(Part::Residual, z);
+        norm(z, ch);
         tap(Part::Stream, z);
     }
 
@@ -410,18 +414,22 @@ fn gated(net: &GatedNet, groups: &[(Vec<usize>, usize)], x: &mut [f32], width: u
     tap.tap(at(Part::Hidden), inner, &mut hidden);
     let mut delta = net.down.project(&hidden);
     tap.tap(at(Part::Delta), width, &mut delta);
-    add_norm(x, &delta, width);
+    add(x, &delta);
+    tap.tap(at(Part::Residual), width, x);
+    norm(x, width);
     tap.tap(at(Part::Stream), width, x);
 }
 
-/// `x <- rms(x + delta)` row by row.
-fn add_norm(x: &mut [f32], delta: &[f32], width: usize) {
-    for (x, d) in x.chunks_exact_mut(width).zip(delta.chunks_exact(width)) {
-        let mut sum = 0.0;
-        for (x, d) in x.iter_mut().zip(d) {
-            *x += d;
-            sum += *x * *x;
-        }
+fn add(x: &mut [f32], delta: &[f32]) {
+    for (x, d) in x.iter_mut().zip(delta) {
+        *x += d;
+    }
+}
+
+/// `x <- rms(x)` row by row.
+fn norm(x: &mut [f32], width: usize) {
+    for x in x.chunks_exact_mut(width) {
+        let sum: f32 = x.iter().map(|x| x * x).sum();
         let scale = 1.0 / (sum / width as f32 + 1e-5).sqrt();
         x.iter_mut().for_each(|x| *x *= scale);
     }

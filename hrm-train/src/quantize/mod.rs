@@ -147,12 +147,18 @@ fn assemble(weights: &NetWeights, plan: &ModelPlan, tokens: &[u8], options: &Qua
 }
 
 impl Quantized {
-    /// Share of the calibration values that each int8 view cuts off.
+    /// Share of the calibration values that each int8 view and the 16-bit stream cut off.
     #[must_use]
     pub fn saturation(&self) -> Vec<Saturation> {
         let (_, fake) = simulate::simulated(&self.weights, &self.plan, &[]);
         let mut all = fake.steps().clone();
         all.insert(Site::HEAD, vec![self.plan.head.input.step]);
+        // 16-bit sites: what Q5.10 cuts off.
+        for &site in self.statistics.keys() {
+            if simulate::Rounding::of(site.part) == Some(simulate::Rounding::Stream) {
+                all.insert(site, vec![32.0 / 127.0]);
+            }
+        }
         all.into_iter()
             .filter_map(|(site, steps)| {
                 let s = self.statistics.get(&site)?;

@@ -44,14 +44,14 @@ impl Rounding {
         Self::Stream,
     ];
 
-    const fn of(part: Part) -> Option<Self> {
+    pub(super) const fn of(part: Part) -> Option<Self> {
         Some(match part {
             Part::AttentionInput | Part::Input => Self::Inputs,
             Part::Sum(_) => Self::Sums,
             Part::Hidden => Self::Hidden,
             Part::Query | Part::Key | Part::Value => Self::QueryKeyValue,
             Part::AttentionOutput => Self::AttentionOutput,
-            Part::Gate | Part::Delta | Part::Stream => Self::Stream,
+            Part::Gate | Part::Delta | Part::Residual | Part::Stream => Self::Stream,
             Part::Up | Part::HeadInput => return None,
         })
     }

@@ -320,6 +320,6 @@ fn every_rounding_is_tapped() {
     let x = net.embed(puzzles(1).input(0)).unwrap();
     let mut count = Count(0);
     net.segment(&x, &mut net.start(None), &mut count);
-    // 4 L and 2 H calls of two blocks: attention 7 taps, gated MLP 6; the head 1.
-    assert_eq!(count.0, 6 * 2 * 13 + 1);
+    // 4 L and 2 H calls of two blocks: attention 8 taps, gated MLP 7; the head 1.
+    assert_eq!(count.0, 6 * 2 * 15 + 1);
 }
