@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 pub mod config;
+pub mod cost;
 pub mod format;
 pub mod iterate;
 pub mod kernels;
