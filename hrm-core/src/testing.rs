@@ -164,7 +164,7 @@ pub fn random_writer(config: &Config, seed: u64) -> Result<ModelWriter, FormatEr
 pub fn random_tokens(config: &Config, seed: u64) -> Vec<u8> {
     let mut stream = Stream::new(seed, Purpose::Symmetry, u64::MAX);
     let symbols = u64::from(config.vocab.min(256) - 1);
-    (0..config.tokens).map(|_| 1 + (u64::from(stream.next_u32()) * symbols >> 32) as u8).collect()
+    (0..config.tokens).map(|_| 1 + ((u64::from(stream.next_u32()) * symbols) >> 32) as u8).collect()
 }
 
 /// State hashes after each of `segments` segments from guess 0 of `seed`.

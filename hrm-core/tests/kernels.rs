@@ -13,7 +13,7 @@ impl Values {
     }
 
     fn below(&mut self, n: usize) -> usize {
-        (u64::from(self.0.next_u32()) * n as u64 >> 32) as usize
+        ((u64::from(self.0.next_u32()) * n as u64) >> 32) as usize
     }
 
     /// int8 values, one in eight an extreme; `min` is -128 for activations, -127 for weights.
@@ -59,7 +59,8 @@ fn length(v: &mut Values, usual: &[usize]) -> usize {
 fn products_are_those_of_the_scalar_kernel() {
     let v = &mut Values::new(1);
     for round in 0..ROUNDS {
-        let (rows, n, k) = (1 + v.below(40), length(v, &[40, 48, 96, 192, 512, 1536]), length(v, &[40, 48, 64, 96, 97, 128, 192, 512]));
+        let (rows, n, k) =
+            (1 + v.below(40), length(v, &[40, 48, 96, 192, 512, 1536]), length(v, &[40, 48, 64, 96, 97, 128, 192, 512, 701]));
         // The matrix may be a block of columns of a wider one.
         let (first, extra) = (v.below(20), v.below(20));
         let weights = v.bytes(n * (first + k + extra), -127);

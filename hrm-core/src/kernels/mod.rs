@@ -4,6 +4,8 @@
 //! room with unsafe code, and only in the ISA files.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512vnni;
 pub mod reference;
 pub mod tables;
@@ -87,6 +89,8 @@ pub struct Kernel(Isa);
 enum Isa {
     Reference,
     #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
 }
 
@@ -108,6 +112,8 @@ macro_rules! dispatch {
         match $isa {
             Isa::Reference => reference::$function($($arg),*),
             #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::$function($($arg),*),
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => avx512vnni::$function($($arg),*),
         }
     };
@@ -120,7 +126,10 @@ impl Kernel {
     /// All kernels that this CPU can execute, slowest first.
     pub fn available() -> impl Iterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
-        let others = [has!("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx512vnni").then_some(Self(Isa::Avx512Vnni))];
+        let others = [
+            has!("avx2").then_some(Self(Isa::Avx2)),
+            has!("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx512vnni").then_some(Self(Isa::Avx512Vnni)),
+        ];
         #[cfg(not(target_arch = "x86_64"))]
         let others = [None];
         core::iter::once(Self::REFERENCE).chain(others.into_iter().flatten())
@@ -138,11 +147,13 @@ impl Kernel {
         Self::available().find(|k| k.name() == name)
     }
 
-    /// Its name: `reference`, `avx512vnni`.
+    /// Its name: `reference`, `avx2`, `avx512vnni`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self.0 {
             Isa::Reference => "reference",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => "avx512vnni",
         }

@@ -316,7 +316,7 @@ mod tests {
         (9, "123456789456789123789123456214365897365897214897214365531642978642978531978531642"),
     ];
 
-    fn tokens(sudoku: Sudoku, text: &str) -> std::vec::Vec<u8> {
+    fn tokens(sudoku: Sudoku, text: &str) -> Vec<u8> {
         let mut t = std::vec![0; sudoku.cells()];
         sudoku.parse(text, &mut t).unwrap();
         t

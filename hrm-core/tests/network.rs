@@ -1,0 +1,220 @@
+//! Whole networks of every mixer: all kernels, both schedules and all divisions of memory give the same states, and they are those
+//! that this law gave when it was written.
+#![cfg(feature = "std")]
+
+use hrm_core::config::{Config, Mixer};
+use hrm_core::{InputError, Kernel, ModelView, Network, Plan, Run, Schedule, testing};
+
+const SEGMENTS: usize = if cfg!(miri) { 1 } else { 16 };
+
+fn all_hashes(config: &Config, kernel: Kernel, plan: Plan) -> Vec<u64> {
+    let file = testing::random_model(config, 1).unwrap();
+    let view = ModelView::new_checked(file.as_slice()).unwrap();
+    testing::hashes(view, kernel, plan, &testing::random_tokens(config, 2), 3, SEGMENTS).unwrap()
+}
+
+/// Small models of every mixer, and the shape of the 9x9 models for some of the tests.
+fn models() -> Vec<(&'static str, Config)> {
+    testing::configs()
+}
+
+#[test]
+fn states_are_the_same_with_every_kernel_and_schedule() {
+    for (name, config) in models() {
+        if cfg!(miri) && name != "group-sum" {
+            continue;
+        }
+        let expected = all_hashes(&config, Kernel::REFERENCE, Plan::HOST);
+        assert_eq!(expected.len(), SEGMENTS);
+        for kernel in Kernel::available() {
+            for schedule in [Schedule::Cached, Schedule::Lean] {
+                for residual in [false, true] {
+                    let hashes = all_hashes(&config, kernel, Plan { schedule, residual });
+                    assert_eq!(hashes, expected, "{name} {} {schedule:?} {residual}", kernel.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore)]
+fn states_of_the_9x9_shape_are_the_same_with_every_kernel() {
+    let config = Config { h_cycles: 1, ..testing::sudoku_config() };
+    let expected = all_hashes(&config, Kernel::REFERENCE, Plan::HOST);
+    for kernel in Kernel::available() {
+        assert_eq!(all_hashes(&config, kernel, Plan::HOST), expected, "{}", kernel.name());
+    }
+}
+
+/// The law of `docs/numerics.md` cannot drift unseen: whoever changes these numbers changes every model's answers.
+#[test]
+#[cfg_attr(miri, ignore)]
+fn states_are_those_of_the_first_version() {
+    let golden = GOLDEN.map(|(name, hash)| (name.to_owned(), format!("{hash:#018x}")));
+    let found: Vec<(String, String)> = models()
+        .iter()
+        .map(|(name, config)| ((*name).to_owned(), format!("{:#018x}", all_hashes(config, Kernel::REFERENCE, Plan::DEVICE)[SEGMENTS - 1])))
+        .collect();
+    assert_eq!(found, golden);
+}
+
+const GOLDEN: [(&str, u64); 5] = [
+    ("attention", 0xac5a_d32a_fcb6_2b9a),
+    ("token-mlp", 0xfe5e_1b4d_4bc7_5b08),
+    ("group-sum", 0x900f_c7a8_8607_ec63),
+    ("group-sum-tokens", 0x81c6_e990_00ae_b747),
+    ("group-attention", 0xb03d_ba60_0df3_a61c),
+];
+
+/// A test whose states saturate, die or stop would see nothing.
+#[test]
+#[cfg_attr(miri, ignore)]
+fn random_models_stay_alive_and_inside_the_range() {
+    for (name, config) in models() {
+        let file = testing::random_model(&config, 1).unwrap();
+        let network = Network::reference(ModelView::new_checked(file.as_slice()).unwrap());
+        let mut arena = vec![0; network.required_bytes(Plan::HOST).div_ceil(8)];
+        let mut run = Run::new(network, &mut arena, Plan::HOST).unwrap();
+        run.start(&testing::random_tokens(&config, 2), 3, 0).unwrap();
+        for _ in 0..SEGMENTS {
+            run.segment();
+        }
+        let (z_h, z_l) = run.carry();
+        for z in [z_h, z_l] {
+            let squares: f64 = z.iter().map(|&x| (f64::from(x) / 1024.0).powi(2)).sum();
+            let rms = (squares / z.len() as f64).sqrt();
+            assert!((rms - 1.0).abs() < 0.05, "{name}: rms {rms}");
+            assert!(z.iter().all(|x| x.unsigned_abs() < 12 * 1024), "{name}: {:?}", z.iter().max());
+        }
+        assert!(run.residual().unwrap().change > 0, "{name}");
+        let mut seen = [false; 256];
+        run.answer().iter().for_each(|&t| seen[usize::from(t)] = true);
+        assert!(seen.iter().filter(|&&s| s).count() > 1, "{name}: one answer for all cells");
+    }
+}
+
+/// One bit of the input reaches the whole state: the mixers mix.
+#[test]
+#[cfg_attr(miri, ignore)]
+fn one_token_changes_every_row() {
+    for (name, config) in models() {
+        let file = testing::random_model(&config, 1).unwrap();
+        let states = [0u8, 1].map(|flip| {
+            let network = Network::reference(ModelView::new_checked(file.as_slice()).unwrap());
+            let mut arena = vec![0; network.required_bytes(Plan::HOST).div_ceil(8)];
+            let mut run = Run::new(network, &mut arena, Plan::HOST).unwrap();
+            let mut tokens = testing::random_tokens(&config, 2);
+            tokens[0] = 2 + flip;
+            run.start(&tokens, 3, 0).unwrap();
+            run.segment();
+            run.segment();
+            run.carry().0.to_vec()
+        });
+        let width = usize::from(config.channels);
+        let same = states[0].chunks(width).zip(states[1].chunks(width)).filter(|(a, b)| a == b).count();
+        assert!(same * 20 < config.rows(), "{name}: {same} rows of {} are untouched", config.rows());
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore)]
+fn symbols_relabelled_are_fields_permuted() {
+    let (_, config) = models().into_iter().find(|(n, _)| *n == "group-sum").unwrap();
+    let file = testing::random_model(&config, 1).unwrap();
+    let (fields, width) = (usize::from(config.fields), usize::from(config.channels));
+    // Symbols 0..4 become 2, 0, 3, 1; tokens are symbol + 2, blanks stay.
+    let relabel = [2usize, 0, 3, 1];
+    let tokens: Vec<u8> = testing::random_tokens(&config, 5);
+    let relabelled: Vec<u8> = tokens.iter().map(|&t| if t < 2 { t } else { 2 + relabel[usize::from(t) - 2] as u8 }).collect();
+    let network = Network::reference(ModelView::new_checked(file.as_slice()).unwrap());
+    let run_on = |tokens: &[u8], start: Option<&[i16]>| {
+        let mut arena = vec![0; network.required_bytes(Plan::HOST).div_ceil(8)];
+        let mut run = Run::new(network, &mut arena, Plan::HOST).unwrap();
+        run.start(tokens, 3, 0).unwrap();
+        if let Some(z) = start {
+            let (z_h, z_l) = run.carry_mut();
+            z_h.copy_from_slice(z);
+            z_l.copy_from_slice(z);
+        }
+        for _ in 0..4 {
+            run.segment();
+        }
+        (run.carry().0.to_vec(), run.answer().to_vec(), run.q())
+    };
+    let start = run_on(&tokens, None).0;
+    let permuted = |z: &[i16]| {
+        let mut out = vec![0; z.len()];
+        for (r, row) in z.chunks(width).enumerate() {
+            let to = (r / fields * fields + relabel[r % fields]) * width;
+            out[to..to + width].copy_from_slice(row);
+        }
+        out
+    };
+    let (z, answer, q) = run_on(&tokens, Some(&start));
+    let (z_2, answer_2, q_2) = run_on(&relabelled, Some(&permuted(&start)));
+    assert_eq!(permuted(&z), z_2);
+    assert_eq!(q, q_2);
+    let relabelled_answer: Vec<u8> = answer.iter().map(|&t| 2 + relabel[usize::from(t) - 2] as u8).collect();
+    // Equal logits would be decided by the lower index, which relabelling moves: none in this fixed case.
+    assert_eq!(relabelled_answer, answer_2);
+}
+
+#[test]
+fn too_little_memory_and_wrong_tokens_are_refused() {
+    let (_, config) = models().swap_remove(2);
+    assert_eq!(config.mixer, Mixer::GroupSum);
+    let file = testing::random_model(&config, 1).unwrap();
+    let view = ModelView::new_checked(file.as_slice()).unwrap();
+    let network = Network::reference(view);
+    for plan in [Plan::HOST, Plan::DEVICE] {
+        let needed = network.required_bytes(plan);
+        assert_eq!(needed, hrm_core::required_bytes(&config, view.group_rows(), plan));
+        let mut arena = vec![0; needed / 8 - 1];
+        let error = Run::new(network, &mut arena, plan).unwrap_err();
+        assert_eq!((error.what, error.needed, error.found), ("arena", needed, needed - 8));
+        let mut arena = vec![u64::MAX; needed / 8];
+        let mut run = Run::new(network, &mut arena, plan).unwrap();
+        let mut tokens = testing::random_tokens(&config, 1);
+        let error = run.start(&tokens[1..], 0, 0).unwrap_err();
+        assert_eq!(error, InputError::Length { found: 15, expected: 16 });
+        tokens[7] = 6;
+        let error = run.start(&tokens, 0, 0).unwrap_err();
+        assert_eq!(error, InputError::Token { position: 7, found: 6, vocab: 6 });
+        assert_eq!(error.to_string(), "token 6 at position 7, expected 0 to 5");
+    }
+    for kernel in Kernel::available().filter(|k| *k != Kernel::REFERENCE) {
+        let words = Network::packed_words(&view, kernel);
+        assert!(words > 0);
+        let error = Network::new(view, kernel, &mut vec![0; words - 1]).unwrap_err();
+        assert_eq!((error.what, error.needed, error.found), ("packed weights", 4 * words, 4 * words - 4));
+    }
+}
+
+/// A used arena is as good as a fresh one.
+#[test]
+#[cfg_attr(miri, ignore)]
+fn runs_do_not_depend_on_what_was_in_the_arena() {
+    for (name, config) in models() {
+        let file = testing::random_model(&config, 1).unwrap();
+        let network = Network::reference(ModelView::new_checked(file.as_slice()).unwrap());
+        let mut arena = vec![0; network.required_bytes(Plan::HOST).div_ceil(8)];
+        let mut run = Run::new(network, &mut arena, Plan::HOST).unwrap();
+        let mut hashes = Vec::new();
+        for guess in [0, 1, 0] {
+            run.start(&testing::random_tokens(&config, 2), 3, guess).unwrap();
+            for _ in 0..3 {
+                run.segment();
+            }
+            hashes.push(run.hash());
+        }
+        assert_eq!(hashes[0], hashes[2], "{name}");
+        arena.fill(u64::MAX);
+        let mut run = Run::new(network, &mut arena, Plan::HOST).unwrap();
+        run.start(&testing::random_tokens(&config, 2), 3, 0).unwrap();
+        for _ in 0..3 {
+            run.segment();
+        }
+        assert_eq!(hashes[0], run.hash(), "{name}");
+    }
+}
