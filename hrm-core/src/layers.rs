@@ -99,6 +99,7 @@ pub(crate) fn gated_mlp<'m>(
         kernel.glu(gate_up, inner, hidden);
         let delta = &mut s.tile_delta[..rows * width];
         kernel.project(hidden, &down, &requant(&mlp.down), None, delta);
+        scale_down(x, mlp.residual_shift);
         kernel.add_norm(x, delta, width);
     }
 }
@@ -111,6 +112,16 @@ fn concatenate(view: &[i8], sum_views: &[i8], index: &[u16], width: usize, group
         for (g, sum) in sums.chunks_exact_mut(width).enumerate() {
             let at = usize::from(index[r * groupings + g]) * width;
             sum.copy_from_slice(&sum_views[at..at + width]);
+        }
+    }
+}
+
+/// `x <- (x + 2^(shift-1)) >> shift`: the stream in the units of a sublayer's output, before they are added.
+fn scale_down(x: &mut [i16], shift: u32) {
+    if shift > 0 {
+        let half = 1 << (shift - 1);
+        for x in x {
+            *x = ((i32::from(*x) + half) >> shift) as i16;
         }
     }
 }
@@ -186,6 +197,7 @@ pub(crate) fn attention<'m>(a: &Attention<'m>, x: &mut [i16], shape: &AttentionS
         }
         let delta = &mut s.tile_delta[..n * c];
         kernel.project(&s.tile_input[..n * c], &out, &requant(&a.out), None, delta);
+        scale_down(x, a.residual_shift);
         kernel.add_norm(x, delta, c);
     }
 }

@@ -117,6 +117,8 @@ pub mod params {
     pub const FIRST_SHIFT: usize = 1;
     /// Left shift `l` of the second matrix (down, out).
     pub const SECOND_SHIFT: usize = 2;
+    /// Right shift of the stream before the sublayer's output is added, whose unit is `2^(shift - 10)`.
+    pub const RESIDUAL_SHIFT: usize = 3;
     /// Gated MLP: `m_g` of grouping 0, then the others.
     pub const M_GROUP: usize = 4;
     /// Attention: `m_q`, `m_k`, `m_v`.

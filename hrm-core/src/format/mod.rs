@@ -49,6 +49,8 @@ pub struct GatedMlp<'a> {
     pub m_in: i16,
     /// View multipliers of the group sums.
     pub m_group: [i16; 8],
+    /// Right shift of the stream before the output is added.
+    pub residual_shift: u32,
     /// First matrix, gate rows then up rows.
     pub up: Matrix<'a>,
     /// Second matrix.
@@ -66,6 +68,8 @@ pub struct Attention<'a> {
     pub m_out: i16,
     /// Softmax multiplier `m_s`.
     pub m_score: u32,
+    /// Right shift of the stream before the output is added.
+    pub residual_shift: u32,
     /// q, k, v.
     pub qkv: Matrix<'a>,
     /// Output projection.
@@ -320,6 +324,7 @@ impl<'a> ModelView<'a> {
         GatedMlp {
             m_in: p[params::M_IN] as i16,
             m_group,
+            residual_shift: p[params::RESIDUAL_SHIFT] as u32,
             up: self.matrix(first + 1, p[params::FIRST_SHIFT]),
             down: self.matrix(first + 4, p[params::SECOND_SHIFT]),
         }
@@ -345,6 +350,7 @@ impl<'a> ModelView<'a> {
                 m_qkv: [m(params::M_QKV), m(params::M_QKV + 1), m(params::M_QKV + 2)],
                 m_out: m(params::M_OUT),
                 m_score: p[params::M_SCORE] as u32,
+                residual_shift: p[params::RESIDUAL_SHIFT] as u32,
                 qkv: self.matrix(at + 1, p[params::FIRST_SHIFT]),
                 out: self.matrix(at + 4, p[params::SECOND_SHIFT]),
             };

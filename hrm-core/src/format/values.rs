@@ -105,7 +105,8 @@ fn range(view: &ModelView<'_>, index: usize, tensor: &'static str, position: usi
 
 fn shifts(view: &ModelView<'_>, index: usize, tensor: &'static str) -> Result<(), FormatError> {
     range(view, index, tensor, params::FIRST_SHIFT, 0, 24)?;
-    range(view, index, tensor, params::SECOND_SHIFT, 0, 24)
+    range(view, index, tensor, params::SECOND_SHIFT, 0, 24)?;
+    range(view, index, tensor, params::RESIDUAL_SHIFT, 0, 10)
 }
 
 fn bound(tensor: &'static str, channel: usize, row: &[i8], bias: i32, allowed: u64) -> Result<(), FormatError> {

@@ -150,28 +150,25 @@ impl Quantized {
     /// Share of the calibration values that each int8 view and the 16-bit stream cut off.
     #[must_use]
     pub fn saturation(&self) -> Vec<Saturation> {
+        use simulate::{Q10, Rounding};
         let (_, fake) = simulate::simulated(&self.weights, &self.plan, &[]);
-        let mut all = fake.steps().clone();
-        all.insert(Site::HEAD, vec![self.plan.head.input.step]);
-        // 16-bit sites: what Q5.10 cuts off.
-        for &site in self.statistics.keys() {
-            if simulate::Rounding::of(site.part) == Some(simulate::Rounding::Stream) {
-                all.insert(site, vec![32.0 / 127.0]);
-            }
-        }
-        all.into_iter()
-            .filter_map(|(site, steps)| {
-                let s = self.statistics.get(&site)?;
-                let step = |k: u32| steps[k as usize % steps.len()];
-                let outside = s.samples.iter().filter(|&&(k, v)| !(-128.5..127.5).contains(&(f64::from(v) / step(k)))).count();
-                Some(Saturation {
-                    site: describe(site),
-                    max: s.max(),
-                    clip: 127.0 * steps.iter().copied().fold(0.0, f64::max),
-                    share: outside as f64 / s.samples.len().max(1) as f64,
-                })
+        let known = |site: Site| match site.part {
+            Part::HeadInput => Some(vec![self.plan.head.input.step]),
+            part => fake.steps().get(&site).cloned().or_else(|| (Rounding::of(part) == Some(Rounding::Stream)).then(|| vec![Q10])),
+        };
+        let report = |(&site, s): (&Site, &observe::SiteStats)| {
+            let steps = known(site)?;
+            let end = if Rounding::of(site.part) == Some(Rounding::Stream) { 32767.5 } else { 127.5 };
+            let step = |k: u32| steps[k as usize % steps.len()];
+            let outside = s.samples.iter().filter(|&&(k, v)| !(-end - 1.0..end).contains(&(f64::from(v) / step(k)))).count();
+            Some(Saturation {
+                site: describe(site),
+                max: s.max(),
+                clip: end * steps.iter().copied().fold(0.0, f64::max),
+                share: outside as f64 / s.samples.len().max(1) as f64,
             })
-            .collect()
+        };
+        self.statistics.iter().filter_map(report).collect()
     }
 }
 

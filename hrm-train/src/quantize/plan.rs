@@ -38,6 +38,8 @@ pub struct GatedPlan {
     pub sums: Vec<View>,
     /// Value of one unit of each hidden channel.
     pub hidden: Vec<f64>,
+    /// `t`: the output has the unit `2^(t - 10)`.
+    pub residual_shift: u32,
     /// First matrix.
     pub up: QuantMatrix,
     /// Second matrix.
@@ -63,6 +65,8 @@ pub struct AttentionPlan {
     pub output: View,
     /// Softmax multiplier.
     pub m_score: i64,
+    /// `t`: the output has the unit `2^(t - 10)`.
+    pub residual_shift: u32,
     /// q, k, v.
     pub qkv: QuantMatrix,
     /// Output matrix.
@@ -168,11 +172,13 @@ impl Planner<'_> {
         // The 16-bit `up` has 1/32 of the hidden step: 1000 steps of it keep clear of saturation.
         let hidden: Vec<f64> = (0..inner).map(|i| (unit * relative[i]).max(f64::from(up_stats.column_max[i]) / 1000.0).max(1e-9)).collect();
 
-        let mut plan = GatedPlan { input, sums, hidden, up: QuantMatrix::empty(), down: QuantMatrix::empty() };
+        let residual_shift = residual_shift(at(Part::Residual)?);
+        let mut plan = GatedPlan { input, sums, hidden, residual_shift, up: QuantMatrix::empty(), down: QuantMatrix::empty() };
         let gains: Vec<f64> = core::iter::repeat_n(STREAM, inner).chain(plan.hidden.iter().map(|h| 32.0 / h)).collect();
         let inputs: Vec<&SiteStats> = core::iter::once(input_stats).chain(sum_stats).collect();
         plan.up = quantize_matrix(&g.up, &plan.columns(input_stats.width), &gains, &inputs, self.weight_options())?;
-        plan.down = quantize_matrix(&g.down, &plan.hidden, &vec![STREAM; g.down.out], &[hidden_stats], self.weight_options())?;
+        plan.down =
+            quantize_matrix(&g.down, &plan.hidden, &vec![output_gain(residual_shift); g.down.out], &[hidden_stats], self.weight_options())?;
         Ok(plan)
     }
 
@@ -197,13 +203,21 @@ impl Planner<'_> {
         let steps = vec![input.step; ch];
         let per_channel: Vec<f64> = gains.iter().flat_map(|&g| core::iter::repeat_n(g, ch)).collect();
         let out_steps = vec![output.step; ch];
+        let residual_shift = residual_shift(at(Part::Residual)?);
         Ok(AttentionPlan {
             input,
             qkv_views,
             output,
+            residual_shift,
             m_score: score.round().clamp(1.0, f64::from(i32::MAX)) as i64,
             qkv: quantize_matrix(qkv, &steps, &per_channel, &[input_stats], self.weight_options())?,
-            out: quantize_matrix(out, &out_steps, &vec![STREAM; ch], &[at(Part::AttentionOutput)?], self.weight_options())?,
+            out: quantize_matrix(
+                out,
+                &out_steps,
+                &vec![output_gain(residual_shift); ch],
+                &[at(Part::AttentionOutput)?],
+                self.weight_options(),
+            )?,
         })
     }
 
@@ -246,6 +260,18 @@ impl QuantMatrix {
     const fn empty() -> Self {
         Self { weights: Vec::new(), sigma: Vec::new(), shift: 0, mult: Vec::new(), bias: Vec::new() }
     }
+}
+
+/// Units of a sublayer's output per unit of value.
+pub(super) fn output_gain(residual_shift: u32) -> f64 {
+    STREAM / f64::from(residual_shift).exp2()
+}
+
+/// The smallest shift at which nearly all of the sums of stream and output fit into 16 bits: a rare value beyond is better cut off than
+/// all others rounded twice as coarsely.
+fn residual_shift(residual: &SiteStats) -> u32 {
+    let range = clip(residual, &[], Clip::Percentile(0.9999)).max(f64::from(residual.max()) / 2.0);
+    (range / 31.9).log2().ceil().clamp(0.0, 10.0) as u32
 }
 
 /// Scale of each column relative to the largest: `(column RMS / largest RMS)^exponent`. The RMS, because hidden values are products with

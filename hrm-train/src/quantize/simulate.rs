@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::float::{FloatNet, Part, Site, Sublayer, Tap};
-use super::plan::{GatedPlan, ModelPlan};
+use super::plan::{GatedPlan, ModelPlan, output_gain};
 use super::weights::NetWeights;
 
 /// A kind of tensor that the integer network rounds.
@@ -26,7 +26,7 @@ pub enum Rounding {
     QueryKeyValue,
     /// int8 view of the attention output.
     AttentionOutput,
-    /// Q5.10 of the stream, the gates and the sublayers' outputs.
+    /// 16 bits of the stream, the gates and the sublayers' outputs.
     Stream,
 }
 
@@ -68,16 +68,19 @@ impl fmt::Display for Rounding {
             Self::Hidden => "hidden",
             Self::QueryKeyValue => "q, k, v views",
             Self::AttentionOutput => "attention output",
-            Self::Stream => "Q5.10 stream",
+            Self::Stream => "16-bit stream",
         })
     }
 }
+
+/// Unit of the stream.
+pub(super) const Q10: f64 = 1.0 / 1024.0;
 
 /// Rounds at the sites of some kinds.
 #[derive(Clone, Debug)]
 pub struct FakeQuant {
     kinds: BTreeSet<Rounding>,
-    /// Value of one unit of each column; one entry: of all columns.
+    /// Value of one unit of each column; one entry: of all columns. Stream sites that are not here are in Q5.10.
     steps: BTreeMap<Site, Vec<f64>>,
 }
 
@@ -93,7 +96,8 @@ impl Tap for FakeQuant {
     fn tap(&mut self, site: Site, width: usize, values: &mut [f32]) {
         let Some(kind) = Rounding::of(site.part).filter(|k| self.kinds.contains(k)) else { return };
         if kind == Rounding::Stream {
-            values.iter_mut().for_each(|v| *v = (*v * 1024.0).round().clamp(-32768.0, 32767.0) / 1024.0);
+            let unit = self.steps.get(&site).map_or(Q10, |s| s[0]) as f32;
+            values.iter_mut().for_each(|v| *v = (*v / unit).round().clamp(-32768.0, 32767.0) * unit);
             return;
         }
         let Some(steps) = self.steps.get(&site) else { return };
@@ -121,6 +125,9 @@ pub fn simulated(weights: &NetWeights, plan: &ModelPlan, kinds: &[Rounding]) -> 
                     steps.insert(at(sublayer, Part::Sum(g as u8)), vec![view.step]);
                 }
                 steps.insert(at(sublayer, Part::Hidden), p.hidden.clone());
+                for part in [Part::Delta, Part::Residual] {
+                    steps.insert(at(sublayer, part), vec![1.0 / output_gain(p.residual_shift)]);
+                }
                 if kinds.contains(&Rounding::UpWeights) {
                     let width = weights.up.inp / (1 + p.sums.len());
                     weights.up.w = p.up.dequantized(&p.columns(width));
@@ -128,7 +135,7 @@ pub fn simulated(weights: &NetWeights, plan: &ModelPlan, kinds: &[Rounding]) -> 
                 }
                 if kinds.contains(&Rounding::DownWeights) {
                     weights.down.w = p.down.dequantized(&p.hidden);
-                    weights.down.bias = p.down.real_bias(1024.0, &[]);
+                    weights.down.bias = p.down.real_bias(output_gain(p.residual_shift), &[]);
                 }
             };
             if let (Some(token), Some(p)) = (&mut block.token, &plan.token) {
@@ -141,6 +148,9 @@ pub fn simulated(weights: &NetWeights, plan: &ModelPlan, kinds: &[Rounding]) -> 
                     steps.insert(at(Sublayer::Attention, part), vec![view.step]);
                 }
                 steps.insert(at(Sublayer::Attention, Part::AttentionOutput), vec![p.output.step]);
+                for part in [Part::Delta, Part::Residual] {
+                    steps.insert(at(Sublayer::Attention, part), vec![1.0 / output_gain(p.residual_shift)]);
+                }
                 if kinds.contains(&Rounding::AttentionWeights) {
                     qkv.w = p.qkv.dequantized(&vec![p.input.step; qkv.inp]);
                     out.w = p.out.dequantized(&vec![p.output.step; out.inp]);

@@ -280,7 +280,7 @@ fn clipping_and_roundings_are_told() {
     let inputs: Vec<&[u8]> = (0..4).map(|i| set.input(i)).collect();
     let costs = rounding_costs(&model, &inputs, 1, 1).unwrap();
     let of = |name: &str| costs.iter().find(|c| c.rounding == name).unwrap().first;
-    assert!(of("all") > of("Q5.10 stream") && of("attention weights") > of("Q5.10 stream"), "{costs:?}");
+    assert!(of("all") > of("16-bit stream") && of("attention weights") > of("16-bit stream"), "{costs:?}");
     assert!(of("all") < 0.01);
 }
 

@@ -70,6 +70,7 @@ impl Sublayers<'_> {
     fn gated(&mut self, kinds: Kinds, p: &GatedPlan) -> anyhow::Result<()> {
         let mut values = [0; params::LEN];
         values[params::M_IN] = p.input.m.into();
+        values[params::RESIDUAL_SHIFT] = p.residual_shift.into();
         for (v, view) in values[params::M_GROUP..].iter_mut().zip(&p.sums) {
             *v = view.m.into();
         }
@@ -79,6 +80,7 @@ impl Sublayers<'_> {
     fn attention(&mut self, p: &AttentionPlan) -> anyhow::Result<()> {
         let mut values = [0; params::LEN];
         values[params::M_IN] = p.input.m.into();
+        values[params::RESIDUAL_SHIFT] = p.residual_shift.into();
         for (v, view) in values[params::M_QKV..].iter_mut().zip(&p.qkv_views) {
             *v = view.m.into();
         }
