@@ -5,9 +5,13 @@
 //! sorted is smallest. That leaves 2 x 9 x 1,296 arrangements of the 9x9 instead of 10^12. The canonical puzzle is the smallest image of
 //! the givens among the symmetries that take its solution to the canonical grid, so the puzzle must have one solution.
 
+use std::collections::HashSet;
+
 use anyhow::{Result, ensure};
 use hrm_core::task::{MAX_CELLS, MAX_SIZE, Sudoku};
+use rayon::prelude::*;
 
+use super::PuzzleSet;
 use super::rng::mix;
 
 /// The canonical solution grid and the canonical puzzle, both as digits (0 blank), `[S]`.
@@ -162,6 +166,30 @@ impl Canonizer {
     }
 }
 
+/// Drops the puzzles of `set` whose solution grid is equivalent to one of a held-out set: the strictest split, for files without sidecars.
+/// Returns the rest and the number dropped. Takes about a millisecond a puzzle and thread for 9x9.
+///
+/// # Errors
+/// The sizes differ.
+pub fn drop_shared_grids(set: &PuzzleSet, held_out: &[&PuzzleSet]) -> Result<(PuzzleSet, usize)> {
+    let canonizer = Canonizer::new(set.sudoku);
+    // The givens do not matter here, and without them ties need no second look.
+    let blank = vec![1; set.sudoku.cells()];
+    let grids = |set: &PuzzleSet| -> Result<Vec<Vec<u8>>> {
+        (0..set.len()).into_par_iter().map(|i| Ok(canonizer.canonical(&blank, set.label(i))?.grid)).collect()
+    };
+    let mut unseen = HashSet::new();
+    for other in held_out {
+        let (found, expected) = (other.sudoku.size(), set.sudoku.size());
+        ensure!(found == expected, "the held-out puzzles are of size {found}, expected {expected}");
+        unseen.extend(grids(other)?);
+    }
+    let own = grids(set)?;
+    let rest = set.select((0..set.len()).filter(|&i| !unseen.contains(&own[i])));
+    let dropped = set.len() - rest.len();
+    Ok((rest, dropped))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,7 +197,6 @@ mod tests {
     use crate::data::{GeneratorOptions, generate};
     use hrm_core::task::Symmetry;
     use rand_pcg::rand_core::Rng;
-    use std::collections::HashSet;
 
     fn image(s: &Symmetry, tokens: &[u8]) -> Vec<u8> {
         let mut out = vec![0; tokens.len()];
@@ -201,6 +228,21 @@ mod tests {
                 assert_ne!(other.hash(), form.hash());
             }
         }
+    }
+
+    #[test]
+    fn puzzles_of_equivalent_grids_are_dropped() {
+        let set = generate(&GeneratorOptions { seed: 3, ..GeneratorOptions::default() }, 6).unwrap();
+        let mut rng = generator(1, 1);
+        // Other givens on images of the grids 1 and 4.
+        let mut held = PuzzleSet::new(set.sudoku);
+        for i in [1, 4] {
+            let label = image(&Symmetry::random(&mut || rng.next_u32(), set.sudoku), set.label(i));
+            held.push(&label, &label, 0, "held").unwrap();
+        }
+        assert_eq!(drop_shared_grids(&set, &[&held]).unwrap(), (set.select([0, 2, 3, 5]), 2));
+        let small = PuzzleSet::new(Sudoku::new(4).unwrap());
+        assert!(drop_shared_grids(&set, &[&small]).unwrap_err().to_string().contains("size 4, expected 9"));
     }
 
     #[test]

@@ -75,9 +75,10 @@ const CEILING: f64 = 9.0;
 const MARGIN: f64 = 2.0;
 /// A minimal puzzle not farther below is given, whether or not the walk goes there.
 const NEAR: f64 = 1.0;
-/// Chains made before duplicates are looked for, and how many of them may pass without a new puzzle.
+/// Chains made before duplicates are looked for.
 const BLOCK: u64 = 256;
-const PATIENCE: usize = 64;
+/// So many blocks must give so many new puzzles, else nearly all there are have been found.
+const PATIENCE: (usize, usize) = (32, 32);
 
 /// A puzzle with its only solution.
 struct Puzzle {
@@ -121,30 +122,32 @@ impl Generator {
     /// The first `n` puzzles, all different; a longer run begins with the same puzzles.
     ///
     /// # Errors
-    /// There seem to be fewer than `n` different puzzles.
+    /// There are fewer than `n` different puzzles, or the last ones are too rare to be found.
     pub fn generate(&self, n: usize) -> Result<PuzzleSet> {
         let mut set = PuzzleSet::new(self.solver.sudoku());
         let mut seen = HashSet::new();
         let source = format!("hrm_{0}x{0}_{1}", self.options.size, if self.options.hard { "hard" } else { "minimal" });
-        let (mut block, mut idle) = (0, 0);
+        let (mut block, mut passed, mut found) = (0, 0, 0);
         while set.len() < n {
             // Small runs do not pay for a whole block.
             let left = ((n - set.len()) as u64).div_ceil(if self.options.hard { GIVEN as u64 } else { 1 });
             let end = block + left.clamp(1, BLOCK);
             let chains: Vec<Vec<Puzzle>> = (block..end).into_par_iter().map(|chain| self.chain(chain)).collect();
             block = end;
-            let before = set.len();
             for puzzle in chains.into_iter().flatten() {
                 if set.len() < n && seen.insert(puzzle.input.clone()) {
                     set.push(&puzzle.input, &puzzle.label, puzzle.rating, &source).context("the generator made a wrong puzzle")?;
                 }
             }
-            idle = if set.len() == before { idle + 1 } else { 0 };
-            ensure!(
-                idle < PATIENCE,
-                "found {} different puzzles and no further one for a long time, asked for {n}: ask for fewer or for more extra givens",
-                set.len()
-            );
+            passed += 1;
+            if passed == PATIENCE.0 {
+                ensure!(
+                    set.len() >= n.min(found + PATIENCE.1),
+                    "found {} different puzzles and hardly any new one since, asked for {n}: ask for fewer or for more extra givens",
+                    set.len()
+                );
+                (passed, found) = (0, set.len());
+            }
         }
         Ok(set)
     }
