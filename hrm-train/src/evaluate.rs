@@ -318,7 +318,8 @@ mod tests {
             (0..n).map(|i| if i % 2 == 1 { set.label(i).to_vec() } else { wrong(i) }).collect(),
         ];
         let report = evaluate(&mut Script { answers, done: 0 }, &set, n, &[3, 1, 2], 0, &mut |_| {}).unwrap();
-        let counts: Vec<_> = report.segments.iter().map(|s| (s.segments, s.exact.count, s.valid_within.count, s.q_positive_wrong)).collect();
+        let counts: Vec<_> =
+            report.segments.iter().map(|s| (s.segments, s.exact.count, s.valid_within.count, s.q_positive_wrong)).collect();
         let (quarter, half) = (n.div_ceil(4), n / 2);
         assert_eq!(counts, [(1, quarter, quarter, n / 2 - quarter), (2, 0, quarter, n / 2), (3, half, half + quarter, n / 2)]);
         assert!((report.segments[1].cells - 15.0 / 16.0).abs() < 1e-12);

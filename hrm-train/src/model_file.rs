@@ -3,13 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{FileReference, decode_tensors, encode_tensors, write_atomic};
 use crate::engine::fused::FusedEngine;
-use crate::engine::{Engine, EngineOptions, Tensors};
-use crate::run_config::{Dtype, EngineKind, RunConfig};
+use crate::engine::{Engine, Tensors};
+use crate::run_config::{EngineKind, RunConfig};
 use crate::spec::ModelSpec;
 
 /// Key of the JSON in the metadata of the safetensors file.
@@ -101,9 +101,8 @@ impl FloatModel {
             Some(text) => (path.clone(), text.clone()),
             None => {
                 let beside = path.with_extension("json");
-                let text = fs::read_to_string(&beside).with_context(|| {
-                    format!("{} does not say its architecture and {} cannot be read", path.display(), beside.display())
-                })?;
+                let text = fs::read_to_string(&beside)
+                    .with_context(|| format!("{} does not say its architecture and {} cannot be read", path.display(), beside.display()))?;
                 (beside, text)
             }
         };
@@ -123,30 +122,40 @@ impl FloatModel {
         config.train.batch = 1;
         config.train.ema = 0.0;
         config.train.threads = threads;
-        build_engine(kind, &self.spec, &config.engine_options(), device, config.train.dtype, Some(&self.weights))
+        config.train.engine = kind;
+        config.train.device = device.to_owned();
+        build_engine(&config, &self.spec, Some(&self.weights))
     }
 }
 
-/// Makes the engine of the given kind: fresh, or with `weights`.
+/// Makes the engine that `[train]` names for the architecture `spec`: fresh, or with `weights`.
 ///
 /// # Errors
 /// The engine cannot run this architecture, is not built in, or the weights do not fit.
-pub fn build_engine(
-    kind: EngineKind,
-    spec: &ModelSpec,
-    options: &EngineOptions,
-    device: &str,
-    dtype: Dtype,
-    weights: Option<&Tensors>,
-) -> anyhow::Result<Box<dyn Engine>> {
-    match kind {
+pub fn build_engine(config: &RunConfig, spec: &ModelSpec, weights: Option<&Tensors>) -> anyhow::Result<Box<dyn Engine>> {
+    let options = config.engine_options();
+    match config.train.engine {
         EngineKind::Fused => Ok(match weights {
-            None => Box::new(FusedEngine::new(spec, options)?),
-            Some(weights) => Box::new(FusedEngine::from_weights(spec, options, weights)?),
+            None => Box::new(FusedEngine::new(spec, &options)?),
+            Some(weights) => Box::new(FusedEngine::from_weights(spec, &options, weights)?),
         }),
+        #[cfg(feature = "tch")]
         EngineKind::Torch => {
-            let _ = (device, dtype);
-            bail!("this hrm-train was built without libtorch: build it with `--features tch` (`cargo xtask train ..` does)")
+            use crate::engine::torch::{TorchEngine, TorchOptions};
+            let t = &config.train;
+            let mut torch = TorchOptions::new(spec, &t.device, t.dtype == crate::run_config::Dtype::Bf16, t.weight_decay);
+            if let Some(public) = &mut torch.public {
+                public.halt_max_steps = t.halt_max_steps;
+            }
+            Ok(match weights {
+                None => Box::new(TorchEngine::new(spec, &options, &torch)?),
+                Some(weights) => Box::new(TorchEngine::from_weights(spec, &options, &torch, weights)?),
+            })
         }
+        #[cfg(not(feature = "tch"))]
+        EngineKind::Torch => anyhow::bail!(
+            "train.engine is `torch`, but this hrm-train was built without libtorch: `cargo xtask train ARGS` fetches it and runs hrm-train \
+             with it"
+        ),
     }
 }

@@ -49,8 +49,7 @@ pub fn load(config: &RunConfig) -> anyhow::Result<RunPuzzles> {
     }
     if data.generate.n > 0 {
         let g = &data.generate;
-        let options =
-            GeneratorOptions { size: sudoku.size(), seed: g.seed, hard: g.hard, extra_givens: g.extra_givens, side: Side::Train };
+        let options = GeneratorOptions { size: sudoku.size(), seed: g.seed, hard: g.hard, extra_givens: g.extra_givens, side: Side::Train };
         let set = generate(&options, g.n).context("data.generate")?;
         classes.extend(vec![None; set.len()]);
         all.extend(&set)?;
@@ -62,17 +61,11 @@ pub fn load(config: &RunConfig) -> anyhow::Result<RunPuzzles> {
         unseen.extend(csv::read_column(Path::new(meta), csv::GRID_CLASS)?);
     }
     let mut puzzles = HashSet::new();
-    let kept: Vec<usize> = (0..total)
-        .filter(|&i| classes[i].as_ref().is_none_or(|c| !unseen.contains(c)))
-        .filter(|&i| puzzles.insert(all.input(i)))
-        .collect();
+    let kept: Vec<usize> =
+        (0..total).filter(|&i| classes[i].as_ref().is_none_or(|c| !unseen.contains(c))).filter(|&i| puzzles.insert(all.input(i))).collect();
 
     let n = data.holdout;
-    ensure!(
-        n < kept.len(),
-        "data.holdout is {n}, but there are only {} puzzles: at least one must be left to train on",
-        kept.len()
-    );
+    ensure!(n < kept.len(), "data.holdout is {n}, but there are only {} puzzles: at least one must be left to train on", kept.len());
     let chosen: HashSet<usize> = (0..n as u64).map(|i| kept[rng::permuted(config.train.seed, 0, i, kept.len() as u64) as usize]).collect();
     let held_classes: HashSet<&String> = chosen.iter().filter_map(|&i| classes[i].as_ref()).collect();
     let (out, rest): (Vec<usize>, Vec<usize>) = kept.into_iter().partition(|i| chosen.contains(i));

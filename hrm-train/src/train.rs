@@ -111,8 +111,7 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
         "{} puzzles to train on, {} held out to choose the checkpoint, {} dropped",
         puzzles.record.train, puzzles.record.holdout, puzzles.record.dropped
     );
-    let options = config.engine_options();
-    let mut engine = build_engine(config.train.engine, &spec, &options, &config.train.device, config.train.dtype, None)?;
+    let mut engine = build_engine(config, &spec, None)?;
 
     let mut run = Position {
         config: config.clone(),
@@ -262,11 +261,7 @@ fn resume(
 fn min_steps(config: &RunConfig, draw: u64) -> u32 {
     let t = &config.train;
     let mut rng = generator(mix(t.seed ^ mix(EXPLORATION)), draw);
-    if t.halt_max_steps >= 2 && unit(&mut rng) < t.halt_exploration {
-        2 + below(&mut rng, t.halt_max_steps as usize - 1) as u32
-    } else {
-        0
-    }
+    if t.halt_max_steps >= 2 && unit(&mut rng) < t.halt_exploration { 2 + below(&mut rng, t.halt_max_steps as usize - 1) as u32 } else { 0 }
 }
 
 /// Whether a row that has just had its segment number `row.steps` is done.
