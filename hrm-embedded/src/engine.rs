@@ -21,12 +21,12 @@ pub const MAX_FILE: u64 = 256 << 20;
 #[non_exhaustive]
 pub enum ModelError {
     /// The file cannot be read.
-    #[error("cannot read the model {}: {source}", path.display())]
+    #[error("cannot read the model {}: {cause}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// What the system says.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The file is larger than [`MAX_FILE`].
     #[error("{}: {found} bytes are too many for a model file, at most {MAX_FILE} are read", path.display())]
@@ -37,12 +37,12 @@ pub enum ModelError {
         found: u64,
     },
     /// The bytes are no valid model.
-    #[error("{name}: {source}")]
+    #[error("{name}: {cause}")]
     Format {
         /// File name, or `model` for bytes from memory.
         name: String,
         /// What is wrong.
-        source: FormatError,
+        cause: FormatError,
     },
     /// No model of this size was embedded when the program was built.
     #[error("no embedded model for Sudoku of size {size} (embedded: {}); pass --model FILE", sizes_text())]
@@ -179,7 +179,7 @@ impl Model {
     /// The file cannot be read, is too large or is no valid model; `HRM_KERNEL` is wrong.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
         let path = path.as_ref();
-        let read = |source| ModelError::Read { path: path.to_owned(), source };
+        let read = |cause| ModelError::Read { path: path.to_owned(), cause };
         let found = fs::metadata(path).map_err(read)?.len();
         if found > MAX_FILE {
             return Err(ModelError::TooLarge { path: path.to_owned(), found });
@@ -218,7 +218,7 @@ impl Model {
     }
 
     fn build(bytes: Bytes, name: &str, kernel: Kernel) -> Result<Self, ModelError> {
-        let format = |source| ModelError::Format { name: name.to_owned(), source };
+        let format = |cause| ModelError::Format { name: name.to_owned(), cause };
         let mut parts = Parts { bytes, packed: Vec::new() };
         let view = ModelView::new_checked(parts.bytes()).map_err(format)?;
         let mut packed = vec![0; Network::packed_words(&view, kernel)];

@@ -51,12 +51,6 @@ pub(super) fn marked(model: &Model, tokens: &[u8], marks: &[Mark], colour: bool)
     }
 }
 
-/// A board without marks, after a blank line's worth of nothing; cells that the puzzle leaves open show the answer.
-pub(super) fn plain(model: &Model, puzzle: &[u8], answer: &[u8]) -> String {
-    let _ = puzzle;
-    marked(model, answer, &[], false)
-}
-
 fn sudoku_board(s: Sudoku, tokens: &[u8], cell: impl Fn(usize, char) -> String) -> String {
     let (n, rows, cols) = (s.size(), s.box_rows(), s.box_cols());
     let mut out = String::new();

@@ -9,7 +9,7 @@ mod models;
 mod solve;
 mod trace;
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -39,7 +39,7 @@ enum Command {
     Bench(bench::Args),
 }
 
-/// Exit status of wrong usage of a combination that clap cannot see is 1, like all bad input.
+/// Exit status of every error but those of the command line's grammar.
 const BAD_INPUT: u8 = 1;
 
 pub(crate) fn main() -> ExitCode {
@@ -72,4 +72,10 @@ enum Backend {
     Core,
     /// The exported ONNX network in tract.
     Tract,
+}
+
+/// Whether `out` shows colours: a terminal, unless `NO_COLOR` is set or the terminal is dumb.
+fn colours(out: &impl IsTerminal) -> bool {
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
+    out.is_terminal() && set("NO_COLOR").is_none() && set("TERM").is_none_or(|t| t != "dumb")
 }

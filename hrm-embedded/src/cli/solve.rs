@@ -160,7 +160,7 @@ impl Row {
         let answer = trusted.map(|tokens| text(model, tokens));
         let correct = puzzle.answer.as_ref().zip(trusted).map(|(right, found)| right == found);
         let solutions = model.sudoku().and_then(|s| count_solutions(s, &puzzle.tokens, 2, CHECK_BUDGET, &mut [0; 81]).ok());
-        let board = board::plain(model, &puzzle.tokens, trusted.unwrap_or(&puzzle.tokens));
+        let board = board::marked(model, trusted.unwrap_or(&puzzle.tokens), &[], false);
         Ok(Self { answer, correct, solutions, board, puzzle, solved })
     }
 
