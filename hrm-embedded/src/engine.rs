@@ -267,6 +267,22 @@ impl Model {
         }
     }
 
+    /// Runs the file's self-test: the expected and the found state hash; none if the file has no test.
+    ///
+    /// # Errors
+    /// Never for a model that was loaded: its tokens were checked.
+    pub fn self_test(&self) -> Result<Option<(u64, u64)>, SolveError> {
+        let Some(test) = self.view().self_test() else { return Ok(None) };
+        let network = *self.network();
+        let mut arena = vec![0; network.required_bytes(Plan::HOST).div_ceil(8)];
+        let mut run = Run::new(network, &mut arena, Plan::HOST).map_err(SolveError::Memory)?;
+        run.start(test.tokens, test.seed, 0).map_err(SolveError::Input)?;
+        for _ in 0..test.segments {
+            run.segment();
+        }
+        Ok(Some((test.hash, run.hash())))
+    }
+
     /// Settings that fit to this model: 16 segments, 16 guesses and the verifier if its task has one, else one guess.
     #[must_use]
     pub fn default_options(&self) -> Options {

@@ -42,7 +42,8 @@ pub(super) fn marked(model: &Model, tokens: &[u8], marks: &[Mark], colour: bool)
             }
         }),
         None => {
-            let cells: Vec<String> = tokens.iter().enumerate().map(|(i, t)| format!("{t}{}", if mark(i).changed { "*" } else { "" })).collect();
+            let cells: Vec<String> =
+                tokens.iter().enumerate().map(|(i, t)| format!("{t}{}", if mark(i).changed { "*" } else { "" })).collect();
             // Square grids in rows, others in one line.
             let side = tokens.len().isqrt();
             let width = if side * side == tokens.len() { side } else { tokens.len() };

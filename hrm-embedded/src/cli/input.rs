@@ -217,7 +217,12 @@ fn fault(source: &str, error: &csv::Error) -> anyhow::Error {
             anyhow!("{source}: line {}, column 1: found {len} fields, the header has {expected_len}", line(pos))
         }
         csv::ErrorKind::Utf8 { pos, err } => {
-            anyhow!("{source}: line {}, field {}, column {}: found a byte that is not UTF-8", line(pos), err.field() + 1, err.valid_up_to() + 1)
+            anyhow!(
+                "{source}: line {}, field {}, column {}: found a byte that is not UTF-8",
+                line(pos),
+                err.field() + 1,
+                err.valid_up_to() + 1
+            )
         }
         csv::ErrorKind::Io(e) => anyhow!("cannot read {source}: {e}"),
         _ => anyhow!("{source}: {error}"),

@@ -186,7 +186,8 @@ impl Row {
         if matches!(origin, Origin::Puzzle) {
             writeln!(out, "{}", self.board)?;
         }
-        let (segments, guesses) = (count(self.solved.segments, "segment", "segments"), count(self.solved.guesses.into(), "guess", "guesses"));
+        let (segments, guesses) =
+            (count(self.solved.segments, "segment", "segments"), count(self.solved.guesses.into(), "guess", "guesses"));
         let dash = "-".repeat(self.puzzle.question.chars().count());
         write!(out, "{:8}  {}  {segments}, {guesses}, {} ms", self.status(), self.answer.as_ref().unwrap_or(&dash), self.ms())?;
         if self.correct == Some(false) {
