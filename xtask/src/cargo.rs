@@ -21,6 +21,17 @@ pub fn command() -> Command {
     command
 }
 
+/// A program of the toolchain in the workspace's root, chosen anew (`+nightly`, rustup) and not by the cargo that started this task.
+#[must_use]
+pub fn plain(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(root());
+    for variable in ["RUSTUP_TOOLCHAIN", "CARGO", "RUSTC", "RUSTDOC"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
 /// `cargo` that builds and runs programs with libtorch: fetches it where it is missing.
 ///
 /// # Errors

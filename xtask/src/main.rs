@@ -2,8 +2,11 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bare;
 mod cargo;
 mod libtorch;
+mod line;
+mod test;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Developer tasks of this workspace")]
@@ -16,6 +19,11 @@ struct Cli {
 enum Task {
     /// Put the libtorch that `hrm-train --features tch` links into target/libtorch (from the Python wheel, CPU only, about 550 MB to download).
     Libtorch,
+    /// Run all tests, or the steps whose name contains FILTER; installs what they need and prints what it skipped and why.
+    Test {
+        /// Part of a step's name, such as `parity`.
+        filter: Option<String>,
+    },
     /// Run `hrm-train ARGS` with libtorch found or fetched.
     Train {
         /// Arguments of hrm-train.
@@ -27,6 +35,7 @@ enum Task {
 fn main() -> Result<()> {
     match Cli::parse().task {
         Task::Libtorch => libtorch::ensure().map(|dir| println!("libtorch {} in {}", libtorch::VERSION, dir.display())),
+        Task::Test { filter } => test::run(filter.as_deref()),
         Task::Train { args } => cargo::train(&args),
     }
 }

@@ -1,0 +1,153 @@
+//! `cargo xtask test [FILTER]`: everything that must hold, step by step.
+//!
+//! A step is skipped only for what the machine cannot have (another architecture, a missing toolchain component that cannot be
+//! installed); every skip is printed with its reason, and the last line counts.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{bare, cargo, line};
+
+/// What became of a step that did not fail.
+pub enum Done {
+    /// It ran and held.
+    Passed,
+    /// It could not run here, for this reason.
+    Skipped(String),
+}
+
+struct Step {
+    name: &'static str,
+    about: &'static str,
+    run: fn() -> Result<Done>,
+}
+
+const STEPS: &[Step] = &[
+    Step { name: "format", about: "rustfmt", run: || cargo_step(&["fmt", "--all", "--check"]) },
+    Step {
+        name: "core",
+        about: "hrm-core: kernels, format, network, tasks",
+        run: || cargo_step(&["test", "-p", "hrm-core", "--features", "std,serde"]),
+    },
+    Step {
+        name: "edge",
+        about: "hrm-embedded: the hrm command and its models",
+        run: || cargo_step(&["test", "--release", "-p", "hrm-embedded"]),
+    },
+    Step {
+        name: "train",
+        about: "hrm-train without libtorch: data, engine, resume, quantisation",
+        run: || cargo_step(&["test", "--release", "-p", "hrm-train"]),
+    },
+    Step {
+        name: "xtask",
+        about: "xtask and the cross-crate tests",
+        run: || cargo_step(&["test", "--release", "-p", "xtask", "-p", "hrm-tests"]),
+    },
+    Step { name: "line", about: "the whole line: train, quantise, solve (4x4 and 6x6)", run: line::run },
+    Step { name: "parity", about: "float models against the public implementations (libtorch)", run: parity },
+    Step { name: "lint", about: "clippy without warnings", run: lint },
+    Step { name: "docs", about: "rustdoc without warnings", run: docs },
+    Step { name: "bare", about: "hrm-core on bare metal targets", run: bare::build },
+    Step { name: "miri", about: "parser and scalar path under Miri", run: miri },
+];
+
+/// Runs the steps whose name contains `filter` (all without one).
+///
+/// # Errors
+/// A step failed, or no step has such a name.
+pub fn run(filter: Option<&str>) -> Result<()> {
+    let chosen: Vec<_> = STEPS.iter().filter(|s| filter.is_none_or(|f| s.name.contains(f))).collect();
+    ensure!(
+        !chosen.is_empty(),
+        "no step is named {:?}: the steps are {}",
+        filter,
+        STEPS.iter().map(|s| s.name).collect::<Vec<_>>().join(", ")
+    );
+    let (mut passed, mut failed, mut skipped) = (0, Vec::new(), Vec::new());
+    for step in &chosen {
+        println!("== {}: {}", step.name, step.about);
+        let start = Instant::now();
+        match (step.run)() {
+            Ok(Done::Passed) => {
+                passed += 1;
+                println!("== {}: passed in {:.0} s", step.name, start.elapsed().as_secs_f64());
+            }
+            Ok(Done::Skipped(why)) => {
+                println!("== {}: skipped, {why}", step.name);
+                skipped.push((step.name, why));
+            }
+            Err(error) => {
+                println!("== {}: FAILED: {error:#}", step.name);
+                failed.push(step.name);
+            }
+        }
+    }
+    for (name, why) in &skipped {
+        println!("skipped {name}: {why}");
+    }
+    println!("{passed} passed, {} failed, {} skipped", failed.len(), skipped.len());
+    if failed.is_empty() { Ok(()) } else { bail!("failed: {}", failed.join(", ")) }
+}
+
+/// Runs a command that must succeed.
+///
+/// # Errors
+/// It cannot be started or fails.
+pub fn must(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("{} cannot be started", command.get_program().to_string_lossy()))?;
+    ensure!(status.success(), "{command:?} failed ({status})");
+    Ok(())
+}
+
+fn cargo_step(args: &[&str]) -> Result<Done> {
+    must(cargo::command().args(args))?;
+    Ok(Done::Passed)
+}
+
+fn parity() -> Result<Done> {
+    must(cargo::with_libtorch()?.args(["test", "--release", "-p", "hrm-train", "--features", "tch", "--test", "parity"]))?;
+    Ok(Done::Passed)
+}
+
+fn lint() -> Result<Done> {
+    must(cargo::command().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    must(cargo::command().args(["clippy", "-p", "hrm-core", "--all-targets", "--features", "std,serde", "--", "-D", "warnings"]))?;
+    must(cargo::with_libtorch()?.args([
+        "clippy",
+        "-p",
+        "hrm-train",
+        "--release",
+        "--features",
+        "tch",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
+    Ok(Done::Passed)
+}
+
+fn docs() -> Result<Done> {
+    must(cargo::command().env("RUSTDOCFLAGS", "-D warnings").args(["doc", "--workspace", "--no-deps"]))?;
+    Ok(Done::Passed)
+}
+
+fn miri() -> Result<Done> {
+    let probe = cargo::plain("cargo").args(["+nightly", "miri", "--version"]).output();
+    if !probe.is_ok_and(|o| o.status.success()) {
+        return Ok(Done::Skipped("no nightly toolchain with Miri (rustup toolchain install nightly --component miri)".into()));
+    }
+    must(cargo::plain("cargo").env("MIRIFLAGS", "-Zmiri-disable-isolation").args([
+        "+nightly",
+        "miri",
+        "test",
+        "-p",
+        "hrm-core",
+        "--features",
+        "std",
+    ]))?;
+    Ok(Done::Passed)
+}
