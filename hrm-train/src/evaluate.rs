@@ -294,7 +294,7 @@ mod tests {
             let n = inputs.len() / 16;
             for segment in 0..segments {
                 let tokens: Vec<u8> = self.answers[segment][self.done..self.done + n].concat();
-                let q: Vec<f32> = (0..n).map(|i| if (self.done + i) % 2 == 0 { 1.0 } else { -1.0 }).collect();
+                let q: Vec<f32> = (0..n).map(|i| if (self.done + i).is_multiple_of(2) { 1.0 } else { -1.0 }).collect();
                 observe(segment, &tokens, &q);
             }
             self.done += n;
