@@ -86,10 +86,10 @@ impl<'a> Fields<'a> {
         T::try_from(value).ok().with_context(|| format!("model config: `{key}` is {value}, which is too large"))
     }
 
-    fn flag(&self, key: &str) -> anyhow::Result<bool> {
+    fn flag(&self, key: &str, default: bool) -> anyhow::Result<bool> {
         match self.get(key) {
             Some(value) => value.as_bool().with_context(|| format!("model config: `{key}` is {value}, expected true or false")),
-            None => Ok(false),
+            None => Ok(default),
         }
     }
 
@@ -113,7 +113,8 @@ impl PublicModel {
     /// `tensors` (names as [`read`] gives them) fill in what the public run configs leave to the dataset: `vocab_size`,
     /// `num_puzzle_identifiers` and, where a tensor has it, `seq_len`.
     ///
-    /// A config is TRM's if it has one of the keys `mlp_t`, `puzzle_emb_len` and `no_ACT_continue`, which HRM's never has, or no H layers.
+    /// A model without tensors of an H module is TRM's; without tensors to look at, one whose config has one of the keys `mlp_t`,
+    /// `puzzle_emb_len` and `no_ACT_continue`, which HRM's never has, or no H layers.
     ///
     /// # Errors
     /// A sentence naming the key, what was found and what was expected.
@@ -123,17 +124,23 @@ impl PublicModel {
             let (shape, _) = tensors?.get(&format!("{PREFIX}{name}"))?;
             shape.get(axis).map(|&n| n as u64)
         };
-        let trm = ["mlp_t", "puzzle_emb_len", "no_ACT_continue"].iter().any(|key| fields.get(key).is_some())
-            || fields.get("H_layers").and_then(Value::as_u64) == Some(0);
+        let trm = match tensors {
+            Some(tensors) => !tensors.keys().any(|name| name.contains("H_level.")),
+            None => {
+                ["mlp_t", "puzzle_emb_len", "no_ACT_continue"].iter().any(|key| fields.get(key).is_some())
+                    || fields.get("H_layers").and_then(Value::as_u64) == Some(0)
+            }
+        };
         let channels: u16 = fields.integer("hidden_size", None)?;
         ensure!(channels > 0, "model config: `hidden_size` is 0");
         let width = usize::from(channels);
         let expansion = fields.number("expansion", None)?;
         ensure!(expansion > 0.0 && expansion <= 64.0, "model config: `expansion` is {expansion}, expected up to 64");
-        let token_mlp = fields.flag("mlp_t")?;
+        let token_mlp = fields.flag("mlp_t", false)?;
 
         let ndim: usize = fields.integer("puzzle_emb_ndim", Some(0))?;
-        let named_len: usize = fields.integer("puzzle_emb_len", Some(0))?;
+        // TRM's code has 16 prefix tokens unless its config says otherwise.
+        let named_len: usize = fields.integer("puzzle_emb_len", Some(if trm && ndim > 0 { 16 } else { 0 }))?;
         let prefix = if named_len > 0 { named_len } else { ndim.div_ceil(width) };
         ensure!(ndim > 0 || prefix == 0, "model config: `puzzle_emb_len` is {prefix} without a puzzle embedding (`puzzle_emb_ndim` is 0)");
         ensure!(ndim <= prefix * width, "model config: `puzzle_emb_ndim` is {ndim}, more than {prefix} tokens of {width} hold");
@@ -191,7 +198,7 @@ impl PublicModel {
                 fields.integer("num_puzzle_identifiers", shape("puzzle_emb.weights", 0).or(Some(1)))?
             },
             learned_positions: positions == "learned",
-            q_continue: !trm || !fields.flag("no_ACT_continue")?,
+            q_continue: !trm || !fields.flag("no_ACT_continue", true)?,
             halt_max_steps: fields.integer("halt_max_steps", Some(16))?,
             rope_theta: fields.number("rope_theta", Some(10_000.0))?,
             rms_eps: fields.number("rms_norm_eps", Some(1e-5))?,

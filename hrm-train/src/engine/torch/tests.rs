@@ -1,0 +1,283 @@
+//! Structured cells against the fused engine, exact resume, and the mixers that no published model has.
+
+use anyhow::Result;
+use hrm_core::{Config, Mixer, Start};
+
+use super::{Batch, TorchEngine, TorchOptions};
+use crate::engine::fused::FusedEngine;
+use crate::engine::{Engine, EngineOptions, Gradient, Loss, OptimizerKind, RowOutcome, Tensors};
+use crate::spec::{Grouping, ModelSpec};
+
+const BATCH: usize = 3;
+const SIDE: usize = 4;
+const CELLS: usize = SIDE * SIDE;
+
+fn config(mixer: Mixer) -> Config {
+    let attention = matches!(mixer, Mixer::Attention | Mixer::GroupAttention);
+    Config {
+        shared: false,
+        mixer,
+        start: Start::Random,
+        rope: attention,
+        tokens: CELLS as u16,
+        prefix: 0,
+        vocab: 6,
+        fields: 1,
+        channels: 12,
+        inner: 20,
+        token_inner: if mixer == Mixer::TokenMlp { 24 } else { 0 },
+        heads: if attention { 3 } else { 0 },
+        groupings: 0,
+        h_layers: 1,
+        l_layers: 2,
+        h_cycles: 2,
+        l_cycles: 2,
+    }
+}
+
+/// Rows, columns, boxes and, with fields, the cell: the groupings of a 4x4 Sudoku.
+fn structured(fields: bool, shared: bool, start: Start) -> ModelSpec {
+    let ids = |f: fn(usize) -> usize| (0..CELLS).map(|t| f(t) as u16).collect();
+    let mut groupings: Vec<Grouping> =
+        [ids(|t| t / SIDE), ids(|t| t % SIDE), ids(|t| t / 8 * 2 + t % 4 / 2)].map(|ids| Grouping { ids, merge_fields: false }).into();
+    if fields {
+        groupings.push(Grouping { ids: ids(|t| t), merge_fields: true });
+    }
+    let config = Config {
+        shared,
+        start,
+        fields: if fields { 4 } else { 1 },
+        groupings: groupings.len() as u8,
+        h_layers: if shared { 2 } else { 1 },
+        ..config(Mixer::GroupSum)
+    };
+    ModelSpec { config, groupings }
+}
+
+fn options() -> EngineOptions {
+    EngineOptions {
+        batch: BATCH,
+        loss: Loss::Stablemax,
+        gradient: Gradient::LastRecursion,
+        optimizer: OptimizerKind::AdamAtan2,
+        betas: (0.9, 0.95),
+        weight_decay: 0.1,
+        ema: 0.9,
+        q_weight: 0.5,
+        carry_noise: 0.0,
+        clip: 0.0,
+        threads: 1,
+        seed: 5,
+    }
+}
+
+fn torch(spec: &ModelSpec) -> TorchOptions {
+    TorchOptions::new(spec, "cpu", false, 0.1)
+}
+
+/// Puzzles that need not be Sudokus: tokens of a fixed pattern, some cells without a label.
+fn puzzles() -> (Vec<u8>, Vec<u8>) {
+    let labels: Vec<u8> = (0..BATCH * CELLS).map(|i| if i % 11 == 3 { 0 } else { 2 + (i * 7 % 13 % 4) as u8 }).collect();
+    let inputs = labels.iter().enumerate().map(|(i, &t)| if i % 3 == 0 { t.max(1) } else { 1 }).collect();
+    (inputs, labels)
+}
+
+fn close(what: &str, found: &[f32], expected: &[f32], bound: f32) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let largest = expected.iter().fold(1e-6f32, |m, v| m.max(v.abs()));
+    for (i, (a, b)) in found.iter().zip(expected).enumerate() {
+        assert!((a - b).abs() <= bound * largest, "{what}, element {i}: {a} expected {b}, of up to {largest}");
+    }
+}
+
+fn rows_close(what: &str, found: &[RowOutcome], expected: &[RowOutcome]) {
+    for (a, b) in found.iter().zip(expected) {
+        assert!((a.loss - b.loss).abs() < 2e-5 && (a.q_halt - b.q_halt).abs() < 2e-4, "{what}: {a:?} expected {b:?}");
+        assert_eq!((a.cells, a.exact), (b.cells, b.exact), "{what}");
+    }
+}
+
+/// Runs both engines from the same weights through `steps` training segments and compares all they remember.
+fn compare(what: &str, spec: &ModelSpec, options: &EngineOptions, steps: usize) -> Result<()> {
+    let mut weights = FusedEngine::new(spec, options)?.weights();
+    // A fresh Q head is zero, and its gradient then misses the state's part.
+    for (i, v) in weights.get_mut("q.weight").map(|(_, v)| v.iter_mut()).into_iter().flatten().enumerate() {
+        *v = 0.3 - 0.05 * i as f32;
+    }
+    let mut fused = FusedEngine::from_weights(spec, options, &weights)?;
+    let mut own = TorchEngine::from_weights(spec, options, &torch(spec), &weights)?;
+    let (inputs, labels) = puzzles();
+    for step in 0..steps {
+        let reset = [step == 0, step == 0, step % 2 == 0];
+        let expected = fused.train_segment(&inputs, &labels, &reset, 1e-3)?;
+        rows_close(what, &own.train_segment(&inputs, &labels, &reset, 1e-3)?, &expected);
+    }
+    let (expected, found) = (fused.state(), own.state());
+    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{what}");
+    for (name, (shape, values)) in &expected {
+        assert_eq!(&found[name].0, shape, "{what}: {name}");
+        // Moments after one step are the gradient and its square; weights move by lr times an angle, which rounding can turn where the
+        // gradient is nearly zero.
+        let bound = if name.starts_with("weights.") || name.starts_with("mean.") { 2e-4 } else { 2e-3 };
+        close(&format!("{what}: {name}"), &found[name].1, values, bound);
+    }
+    let mut answers = Vec::new();
+    fused.infer(&inputs, 4, 9, &mut |_, tokens, q| answers.push((tokens.to_vec(), q.to_vec())))?;
+    own.infer(&inputs, 4, 9, &mut |segment, tokens, q| {
+        let (expected, expected_q) = &answers[segment];
+        let equal = tokens.iter().zip(expected).filter(|(a, b)| a == b).count();
+        assert!(equal + 1 >= tokens.len(), "{what}: {equal} of {} answers are the same in segment {segment}", tokens.len());
+        close(&format!("{what}: q of segment {segment}"), q, expected_q, 2e-3);
+    })?;
+    Ok(())
+}
+
+#[test]
+fn structured_cells_are_those_of_the_fused_engine() -> Result<()> {
+    let base = options();
+    compare("fields", &structured(true, false, Start::Random), &base, 1)?;
+    compare("fields, shared, several steps", &structured(true, true, Start::Fixed), &base, 4)?;
+    let one_step = EngineOptions { loss: Loss::Softmax, gradient: Gradient::OneStep, optimizer: OptimizerKind::AdamW, ..base.clone() };
+    compare("one field, one step, softmax, AdamW", &structured(false, false, Start::Fixed), &one_step, 3)?;
+    let rough = EngineOptions { carry_noise: 0.1, clip: 0.05, ema: 0.0, ..base };
+    compare("noise, clipping", &structured(true, false, Start::Random), &rough, 2)
+}
+
+#[test]
+fn fresh_models_are_those_of_the_fused_engine() -> Result<()> {
+    let spec = structured(true, false, Start::Random);
+    let (fused, own) = (FusedEngine::new(&spec, &options())?.weights(), TorchEngine::new(&spec, &options(), &torch(&spec))?.weights());
+    assert_eq!(own, fused);
+    Ok(())
+}
+
+/// A model of every mixer.
+fn models() -> Vec<ModelSpec> {
+    let grouped = structured(false, false, Start::Random);
+    let attention = ModelSpec { config: Config { groupings: 3, ..config(Mixer::GroupAttention) }, groupings: grouped.groupings.clone() };
+    let public = |config: Config| ModelSpec { config, groupings: Vec::new() };
+    vec![
+        grouped,
+        attention,
+        public(Config { prefix: 1, start: Start::Fixed, ..config(Mixer::Attention) }),
+        public(Config { prefix: 2, shared: true, h_layers: 2, ..config(Mixer::TokenMlp) }),
+    ]
+}
+
+#[test]
+fn resumed_runs_are_the_same_bit_for_bit() -> Result<()> {
+    let (inputs, labels) = puzzles();
+    let options = EngineOptions { carry_noise: 0.05, ..options() };
+    for spec in models() {
+        let step = |engine: &mut TorchEngine, i: usize| engine.train_segment(&inputs, &labels, &[i == 0, i % 3 == 0, i % 2 == 0], 1e-2);
+        let mut whole = TorchEngine::new(&spec, &options, &torch(&spec))?;
+        (0..3).try_for_each(|i| step(&mut whole, i).map(drop))?;
+        let saved = whole.state();
+        (3..6).try_for_each(|i| step(&mut whole, i).map(drop))?;
+        let mut resumed = TorchEngine::new(&spec, &EngineOptions { seed: 77, ..options.clone() }, &torch(&spec))?;
+        resumed.restore(&saved)?;
+        assert_eq!(resumed.state(), saved, "{:?}", spec.config.mixer);
+        (3..6).try_for_each(|i| step(&mut resumed, i).map(drop))?;
+        assert_eq!(resumed.state(), whole.state(), "{:?}", spec.config.mixer);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_state_that_does_not_fit_changes_nothing() -> Result<()> {
+    let spec = structured(true, false, Start::Fixed);
+    let mut engine = TorchEngine::new(&spec, &options(), &torch(&spec))?;
+    let before = engine.state();
+    let mut broken = before.clone();
+    broken.remove("v.head.weight");
+    let error = engine.restore(&broken).unwrap_err().to_string();
+    assert!(error.contains("v.head.weight"), "{error}");
+    assert_eq!(engine.state(), before);
+    Ok(())
+}
+
+/// Trains on three fixed puzzles and gives the loss before and after.
+fn learn(spec: &ModelSpec, options: &EngineOptions, torch: &TorchOptions) -> Result<(f32, f32)> {
+    let (inputs, labels) = puzzles();
+    let mut engine = TorchEngine::new(spec, options, torch)?;
+    let mean = |rows: &[RowOutcome]| rows.iter().map(|r| r.loss).sum::<f32>() / rows.len() as f32;
+    let first = mean(&engine.train_segment(&inputs, &labels, &[true; BATCH], 1e-2)?);
+    for i in 0..60 {
+        engine.train_segment(&inputs, &labels, &[i % 8 == 0; BATCH], 1e-2)?;
+    }
+    let last = mean(&engine.train_segment(&inputs, &labels, &[true; BATCH], 1e-2)?);
+    Ok((first, last))
+}
+
+#[test]
+fn every_mixer_learns() -> Result<()> {
+    for spec in models() {
+        for bf16 in [false, true] {
+            let (first, last) = learn(&spec, &options(), &TorchOptions { bf16, ..torch(&spec) })?;
+            assert!(last < 0.6 * first, "{:?}, bf16 {bf16}: loss {first} before, {last} after", spec.config.mixer);
+        }
+    }
+    Ok(())
+}
+
+/// Attention inside groups sees no row outside them: what a token answers after one L and one H call depends on its groups' members only.
+#[test]
+fn group_attention_stays_in_its_groups() -> Result<()> {
+    let rows = structured(false, false, Start::Fixed).groupings[..1].to_vec();
+    let config = Config { groupings: 1, start: Start::Fixed, ..config(Mixer::GroupAttention) };
+    let spec = ModelSpec { config, groupings: rows };
+    let engine = TorchEngine::new(&spec, &options(), &torch(&spec))?;
+    let logits = |inputs: &[u8]| -> Result<Vec<f32>> {
+        let mut out = Vec::new();
+        engine.trace(inputs, &[], 2, 0, 0, &mut |_, seen| {
+            out = seen.logits;
+            Ok(())
+        })?;
+        Ok(out)
+    };
+    let (inputs, _) = puzzles();
+    let mut other = inputs[..CELLS].to_vec();
+    other[0] = if other[0] == 2 { 3 } else { 2 };
+    let (a, b) = (logits(&inputs[..CELLS])?, logits(&other)?);
+    let row = a.len() / SIDE;
+    assert_ne!(a[row / SIDE..row], b[row / SIDE..row], "the other cells of row 0 see the change");
+    close("cells of the other rows", &b[row..], &a[row..], 1e-6);
+    Ok(())
+}
+
+#[test]
+fn bad_input_is_named() -> Result<()> {
+    let spec = structured(true, false, Start::Fixed);
+    let (mut inputs, labels) = puzzles();
+    let mut engine = TorchEngine::new(&spec, &options(), &torch(&spec))?;
+    let before = engine.state();
+    inputs[CELLS + 2] = 6;
+    let message = |result: Result<super::SegmentReport>| result.unwrap_err().to_string();
+    let batch = Batch { inputs: &inputs, labels: &labels, identifiers: &[], reset: &[true; BATCH] };
+    assert!(message(engine.train(&batch, 1e-3)).contains("token 6 in puzzle 1, cell 2"));
+    assert!(message(engine.train(&Batch { reset: &[true], ..batch }, 1e-3)).contains("reset: 1 values"));
+    assert_eq!(engine.state(), before);
+
+    let no_device = TorchOptions { device: "tpu".into(), ..torch(&spec) };
+    assert!(TorchEngine::new(&spec, &options(), &no_device).err().is_some_and(|e| e.to_string().contains("tpu")));
+    let mut weights: Tensors = engine.weights();
+    weights.insert("extra".into(), (vec![1], vec![0.0]));
+    let error = TorchEngine::from_weights(&spec, &options(), &torch(&spec), &weights).err();
+    assert!(error.is_some_and(|e| e.to_string().contains("extra")));
+    Ok(())
+}
+
+#[test]
+fn a_loss_that_is_no_number_leaves_the_weights() -> Result<()> {
+    let spec = structured(true, false, Start::Fixed);
+    let mut weights = TorchEngine::new(&spec, &options(), &torch(&spec))?.weights();
+    weights.get_mut("head.weight").map(|(_, v)| v[0] = f32::NAN);
+    let mut engine = TorchEngine::from_weights(&spec, &options(), &torch(&spec), &weights)?;
+    let before = engine.state();
+    let (inputs, labels) = puzzles();
+    let error = engine.train_segment(&inputs, &labels, &[true; BATCH], 1e-3).unwrap_err().to_string();
+    assert!(error.contains("NaN"), "{error}");
+    let (after, bits) = (engine.state(), |t: &Tensors| t.values().flat_map(|(_, v)| v.iter().map(|x| x.to_bits())).collect::<Vec<_>>());
+    assert_eq!(bits(&after), bits(&before));
+    Ok(())
+}
