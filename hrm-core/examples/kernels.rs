@@ -76,7 +76,7 @@ fn shapes(kernel: Kernel) {
     let mut sums = vec![0; 324 * width];
     let us = |t: f64| t * 1e6;
     println!("view8 {:.1} us", us(best_time(|| kernel.view8(black_box(&x[..rows * width]), 1016, &mut view))));
-    println!("glu {:.1} us", us(best_time(|| kernel.glu(black_box(&x), 2 * width, &mut hidden))));
+    println!("glu {:.1} us", us(best_time(|| kernel.glu(black_box(&x), 2 * width, 0, &mut hidden))));
     println!("add_norm {:.1} us", us(best_time(|| kernel.add_norm(&mut y, black_box(&x[..rows * width]), width))));
     println!("group_sums {:.1} us", us(best_time(|| kernel.group_sums(black_box(&view), width, &index, 4, &mut sums))));
 }

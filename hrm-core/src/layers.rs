@@ -96,7 +96,7 @@ pub(crate) fn gated_mlp<'m>(
             kernel.project(view, &own, &requant(&mlp.up), bases.as_ref(), gate_up);
         }
         let hidden = &mut s.tile_hidden[..rows * inner];
-        kernel.glu(gate_up, inner, hidden);
+        kernel.glu(gate_up, inner, mlp.gate_shift, hidden);
         let delta = &mut s.tile_delta[..rows * width];
         kernel.project(hidden, &down, &requant(&mlp.down), None, delta);
         scale_down(x, mlp.residual_shift);

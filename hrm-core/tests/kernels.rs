@@ -108,7 +108,8 @@ fn views_hidden_values_and_sums_are_those_of_the_scalar_kernel() {
         let m = m.max(1);
         let (mut view, mut hidden) = (vec![0; x.len()], vec![0; rows * width]);
         Kernel::REFERENCE.view8(&x, m, &mut view);
-        Kernel::REFERENCE.glu(&x, width, &mut hidden);
+        let shift = v.below(5) as u32;
+        Kernel::REFERENCE.glu(&x, width, shift, &mut hidden);
         let groupings = 1 + v.below(4);
         let groups = 1 + v.below(9);
         let index: Vec<u16> = (0..rows * groupings).map(|_| v.below(groups) as u16).collect();
@@ -117,7 +118,7 @@ fn views_hidden_values_and_sums_are_those_of_the_scalar_kernel() {
         for kernel in others() {
             let (mut view_2, mut hidden_2) = (vec![77; x.len() + 1], vec![77; rows * width + 1]);
             kernel.view8(&x, m, &mut view_2[..x.len()]);
-            kernel.glu(&x, width, &mut hidden_2[..rows * width]);
+            kernel.glu(&x, width, shift, &mut hidden_2[..rows * width]);
             assert_eq!((&view_2[..x.len()], view_2[x.len()]), (&view[..], 77), "{} round {round}: {width}", kernel.name());
             assert_eq!((&hidden_2[..rows * width], hidden_2[rows * width]), (&hidden[..], 77), "{} round {round}: {width}", kernel.name());
             let mut sums_2 = vec![0; groups * width + 1];
@@ -134,12 +135,14 @@ fn hidden_values_agree_for_every_gate() {
     let gates: Vec<i16> = (i16::MIN..=i16::MAX).collect();
     for up in [i16::MIN, -32767, -12345, -1024, -1, 0, 1, 77, 1024, 20000, i16::MAX] {
         let gate_up: Vec<i16> = gates.iter().copied().chain(gates.iter().map(|_| up)).collect();
-        let mut hidden = vec![0; gates.len()];
-        Kernel::REFERENCE.glu(&gate_up, gates.len(), &mut hidden);
-        for kernel in others() {
-            let mut hidden_2 = vec![0; gates.len()];
-            kernel.glu(&gate_up, gates.len(), &mut hidden_2);
-            assert_eq!(hidden_2, hidden, "{} up {up}", kernel.name());
+        for shift in 0..=4 {
+            let mut hidden = vec![0; gates.len()];
+            Kernel::REFERENCE.glu(&gate_up, gates.len(), shift, &mut hidden);
+            for kernel in others() {
+                let mut hidden_2 = vec![0; gates.len()];
+                kernel.glu(&gate_up, gates.len(), shift, &mut hidden_2);
+                assert_eq!(hidden_2, hidden, "{} up {up} shift {shift}", kernel.name());
+            }
         }
     }
 }

@@ -127,6 +127,8 @@ pub mod params {
     pub const M_OUT: usize = 7;
     /// Attention: `m_s`, the softmax multiplier.
     pub const M_SCORE: usize = 8;
+    /// Gated MLP: the unit of the gate is `2^(shift - 10)`.
+    pub const GATE_SHIFT: usize = 12;
     /// Length of the tensor.
     pub const LEN: usize = 16;
 }

@@ -51,6 +51,8 @@ pub struct GatedMlp<'a> {
     pub m_group: [i16; 8],
     /// Right shift of the stream before the output is added.
     pub residual_shift: u32,
+    /// Unit of the gate: `2^(shift - 10)`.
+    pub gate_shift: u32,
     /// First matrix, gate rows then up rows.
     pub up: Matrix<'a>,
     /// Second matrix.
@@ -324,6 +326,7 @@ impl<'a> ModelView<'a> {
         GatedMlp {
             m_in: p[params::M_IN] as i16,
             m_group,
+            gate_shift: p[params::GATE_SHIFT] as u32,
             residual_shift: p[params::RESIDUAL_SHIFT] as u32,
             up: self.matrix(first + 1, p[params::FIRST_SHIFT]),
             down: self.matrix(first + 4, p[params::SECOND_SHIFT]),

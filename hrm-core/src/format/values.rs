@@ -36,9 +36,11 @@ pub(super) fn check(view: &ModelView<'_>) -> Result<(), FormatError> {
             } else if c.token_inner > 0 {
                 range(view, at, "token mlp params", params::M_IN, 1, i64::from(i16::MAX))?;
                 shifts(view, at, "token mlp params")?;
+                range(view, at, "token mlp params", params::GATE_SHIFT, 0, 4)?;
             }
             range(view, mlp_at, "mlp params", params::M_IN, 1, i64::from(i16::MAX))?;
             shifts(view, mlp_at, "mlp params")?;
+            range(view, mlp_at, "mlp params", params::GATE_SHIFT, 0, 4)?;
             if matches!(c.mixer, crate::Mixer::GroupSum) {
                 for g in 0..usize::from(c.groupings) {
                     range(view, mlp_at, "mlp params", params::M_GROUP + g, 1, i64::from(i16::MAX))?;
@@ -106,7 +108,7 @@ fn range(view: &ModelView<'_>, index: usize, tensor: &'static str, position: usi
 fn shifts(view: &ModelView<'_>, index: usize, tensor: &'static str) -> Result<(), FormatError> {
     range(view, index, tensor, params::FIRST_SHIFT, 0, 24)?;
     range(view, index, tensor, params::SECOND_SHIFT, 0, 24)?;
-    range(view, index, tensor, params::RESIDUAL_SHIFT, 0, 10)
+    range(view, index, tensor, params::RESIDUAL_SHIFT, 0, 12)
 }
 
 fn bound(tensor: &'static str, channel: usize, row: &[i8], bias: i32, allowed: u64) -> Result<(), FormatError> {

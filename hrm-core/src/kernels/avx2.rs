@@ -262,14 +262,16 @@ fn store8(out: &mut [i8; 16], x: __m256i) {
 }
 
 /// Hidden values of the gated MLP.
-pub fn glu_rows(gate_up: &[i16], inner: usize, out: &mut [i8]) {
+pub fn glu_rows(gate_up: &[i16], inner: usize, shift: u32, out: &mut [i8]) {
     // SAFETY: the CPU has AVX2 (`Kernel` is the proof).
-    unsafe { glu_simd(gate_up, inner, out) }
+    unsafe { glu_simd(gate_up, inner, shift, out) }
 }
 
 /// The table is read element by element, the arithmetic around it is that of 16 lanes.
 #[target_feature(enable = "avx2")]
-fn glu_simd(gate_up: &[i16], inner: usize, out: &mut [i8]) {
+fn glu_simd(gate_up: &[i16], inner: usize, shift: u32, out: &mut [i8]) {
+    let count = _mm_cvtsi32_si128(shift as i32);
+    let (end, half) = (_mm256_set1_epi16(8191 >> shift), _mm256_set1_epi16((1 << shift) >> 1));
     for (row, out) in gate_up.chunks_exact(2 * inner).zip(out.chunks_exact_mut(inner)) {
         let (gate, up) = row.split_at(inner);
         let ((gate, gate_left), (up, up_left)) = (gate.as_chunks::<16>(), up.as_chunks::<16>());
@@ -277,17 +279,18 @@ fn glu_simd(gate_up: &[i16], inner: usize, out: &mut [i8]) {
         for ((g, u), out) in gate.iter().zip(up).zip(out) {
             // SAFETY: 16 elements each.
             let (g, u) = unsafe { (_mm256_loadu_si256(g.as_ptr().cast()), _mm256_loadu_si256(u.as_ptr().cast())) };
-            let t = _mm256_min_epu16(_mm256_abs_epi16(g), _mm256_set1_epi16(8191));
+            let t = _mm256_sll_epi16(_mm256_min_epu16(_mm256_abs_epi16(g), end), count);
             // `(slope * f + 64) >> 7` is `vpmulhrsw` with `f << 8`.
             let f = _mm256_slli_epi16::<8>(_mm256_and_si256(t, _mm256_set1_epi16(127)));
             let [base, slope] = look_up(_mm256_srli_epi16::<7>(t));
             let sum = _mm256_add_epi16(_mm256_mulhrs_epi16(slope, f), base);
             let d = _mm256_srai_epi16::<4>(_mm256_add_epi16(sum, _mm256_set1_epi16(8)));
+            let d = _mm256_sra_epi16(_mm256_add_epi16(d, half), count);
             let silu = _mm256_add_epi16(_mm256_max_epi16(g, _mm256_setzero_si256()), d);
             store8(out, _mm256_mulhrs_epi16(silu, u));
         }
         for ((o, &g), &u) in out_left.iter_mut().zip(gate_left).zip(up_left) {
-            *o = reference::glu(g, u);
+            *o = reference::glu(g, u, shift);
         }
     }
 }

@@ -277,13 +277,15 @@ fn view8_simd(x: &[i16], m: i16, out: &mut [i8]) {
 }
 
 /// Hidden values of the gated MLP.
-pub fn glu_rows(gate_up: &[i16], inner: usize, out: &mut [i8]) {
+pub fn glu_rows(gate_up: &[i16], inner: usize, shift: u32, out: &mut [i8]) {
     // SAFETY: the CPU has the features (`Kernel` is the proof).
-    unsafe { glu_simd(gate_up, inner, out) }
+    unsafe { glu_simd(gate_up, inner, shift, out) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn glu_simd(gate_up: &[i16], inner: usize, out: &mut [i8]) {
+fn glu_simd(gate_up: &[i16], inner: usize, shift: u32, out: &mut [i8]) {
+    let count = _mm_cvtsi32_si128(shift as i32);
+    let (end, half) = (_mm512_set1_epi16(8191 >> shift), _mm512_set1_epi16((1 << shift) >> 1));
     // SAFETY: 32 of 64 elements each.
     let tables = unsafe {
         let load = |t: &[i16; 64], at: usize| _mm512_loadu_epi16(t.as_ptr().add(at));
@@ -297,7 +299,7 @@ fn glu_simd(gate_up: &[i16], inner: usize, out: &mut [i8]) {
             unsafe {
                 let g = _mm512_maskz_loadu_epi16(mask, gate.as_ptr().add(at));
                 let u = _mm512_maskz_loadu_epi16(mask, up.as_ptr().add(at));
-                let t = _mm512_min_epu16(_mm512_abs_epi16(g), _mm512_set1_epi16(8191));
+                let t = _mm512_sll_epi16(_mm512_min_epu16(_mm512_abs_epi16(g), end), count);
                 let i = _mm512_srli_epi16::<7>(t);
                 // `(slope * f + 64) >> 7` is `vpmulhrsw` with `f << 8`.
                 let f = _mm512_slli_epi16::<8>(_mm512_and_si512(t, _mm512_set1_epi16(127)));
@@ -305,6 +307,7 @@ fn glu_simd(gate_up: &[i16], inner: usize, out: &mut [i8]) {
                 let slope = _mm512_permutex2var_epi16(slope_low, i, slope_high);
                 let sum = _mm512_add_epi16(_mm512_mulhrs_epi16(slope, f), base);
                 let d = _mm512_srai_epi16::<4>(_mm512_add_epi16(sum, _mm512_set1_epi16(8)));
+                let d = _mm512_sra_epi16(_mm512_add_epi16(d, half), count);
                 let silu = _mm512_add_epi16(_mm512_max_epi16(g, _mm512_setzero_si512()), d);
                 let h = _mm512_cvtsepi16_epi8(_mm512_mulhrs_epi16(silu, u));
                 _mm256_mask_storeu_epi8(out.as_mut_ptr().add(at), mask, h);

@@ -185,9 +185,9 @@ impl Kernel {
         dispatch!(self.0, project(a, w, q, bases, out));
     }
 
-    /// Hidden values of the gated MLP: `gate_up` `[R, 2I]`, `out` `[R, I]`.
-    pub fn glu(self, gate_up: &[i16], inner: usize, out: &mut [i8]) {
-        dispatch!(self.0, glu_rows(gate_up, inner, out));
+    /// Hidden values of the gated MLP: `gate_up` `[R, 2I]`, `out` `[R, I]`; `shift` (0 to 4) is that of the gate's unit.
+    pub fn glu(self, gate_up: &[i16], inner: usize, shift: u32, out: &mut [i8]) {
+        dispatch!(self.0, glu_rows(gate_up, inner, shift, out));
     }
 
     /// `x <- norm(sat16(x + d))` for each row of `width` elements.

@@ -45,23 +45,23 @@ pub const fn requant(acc: i32, shift: u32, mult: i32) -> i16 {
     sat16((((acc << shift) as i64 * mult as i64) >> 32) as i32)
 }
 
-/// `silu(g)` from Q5.10 to Q5.10.
+/// `silu(g)`, both of the unit `2^(shift - 10)`, `shift` 0 to 4.
 #[inline]
 #[must_use]
-pub const fn silu(g: i16) -> i16 {
-    let magnitude = g.unsigned_abs();
-    let t = if magnitude > 8191 { 8191 } else { magnitude as i32 };
+pub const fn silu(g: i16, shift: u32) -> i16 {
+    let (magnitude, end) = (g.unsigned_abs(), 8191 >> shift);
+    let t = (if magnitude > end { end } else { magnitude } as i32) << shift;
     let (i, f) = ((t >> 7) as usize, t & 127);
     let d = (SILU_BASE[i] as i32 + ((SILU_SLOPE[i] as i32 * f + 64) >> 7) + 8) >> 4;
     let positive = if g > 0 { g as i32 } else { 0 };
-    sat16(positive + d)
+    sat16(positive + ((d + ((1 << shift) >> 1)) >> shift))
 }
 
-/// Hidden value of the gated MLP from gate (Q5.10) and up (scale `s_h / 32`).
+/// Hidden value of the gated MLP from gate (unit `2^(shift - 10)`) and up (unit `s_h / 2^(shift + 5)`).
 #[inline]
 #[must_use]
-pub const fn glu(gate: i16, up: i16) -> i8 {
-    sat8((silu(gate) as i32 * up as i32 + (1 << 14)) >> 15)
+pub const fn glu(gate: i16, up: i16, shift: u32) -> i8 {
+    sat8((silu(gate, shift) as i32 * up as i32 + (1 << 14)) >> 15)
 }
 
 /// Floor of the square root.
@@ -104,12 +104,12 @@ pub fn view8_slice(x: &[i16], m: i16, out: &mut [i8]) {
     }
 }
 
-/// Hidden values of `rows` rows: `gate_up` is `[rows, 2I]` (gate then up), `out` is `[rows, I]`.
-pub fn glu_rows(gate_up: &[i16], inner: usize, out: &mut [i8]) {
+/// Hidden values of `rows` rows: `gate_up` is `[rows, 2I]` (gate, of the unit `2^(shift - 10)`, then up), `out` is `[rows, I]`.
+pub fn glu_rows(gate_up: &[i16], inner: usize, shift: u32, out: &mut [i8]) {
     for (row, out) in gate_up.chunks_exact(2 * inner).zip(out.chunks_exact_mut(inner)) {
         let (gate, up) = row.split_at(inner);
         for ((o, &g), &u) in out.iter_mut().zip(gate).zip(up) {
-            *o = glu(g, u);
+            *o = glu(g, u, shift);
         }
     }
 }

@@ -160,7 +160,7 @@ impl Quantized {
             let steps = known(site)?;
             let end = if Rounding::of(site.part) == Some(Rounding::Stream) { 32767.5 } else { 127.5 };
             let step = |k: u32| steps[k as usize % steps.len()];
-            let outside = s.samples.iter().filter(|&&(k, v)| !(-end - 1.0..end).contains(&(f64::from(v) / step(k)))).count();
+            let outside = s.samples.iter().filter(|s| !(-end - 1.0..end).contains(&(f64::from(s.value) / step(s.column)))).count();
             Some(Saturation {
                 site: describe(site),
                 max: s.max(),

@@ -6,9 +6,10 @@ use hrm_core::rng::{Purpose, Stream};
 use hrm_core::{Config, Start};
 use rayon::prelude::*;
 
-use super::float::{FloatNet, Site, Tap};
+use super::float::{FloatNet, Part, Site, Tap};
 
-/// Values of one site.
+/// Values of one site. Where a norm follows, rows are weighted by the inverse of its mean square: that is what their errors are worth
+/// after it.
 #[derive(Clone, Debug, Default)]
 pub struct SiteStats {
     /// Columns.
@@ -17,12 +18,25 @@ pub struct SiteStats {
     pub count: u64,
     /// Largest magnitude of each column.
     pub column_max: Vec<f32>,
-    /// Sum of each column.
+    /// Sum of weights of rows.
+    pub weight: f64,
+    /// Weighted sum of each column.
     pub column_sum: Vec<f64>,
-    /// Sum of squares of each column.
+    /// Weighted sum of squares of each column.
     pub column_square: Vec<f64>,
-    /// An even sample: column and value.
-    pub samples: Vec<(u32, f32)>,
+    /// An even sample.
+    pub samples: Vec<Sample>,
+}
+
+/// One value.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// Its column.
+    pub column: u32,
+    /// The value.
+    pub value: f32,
+    /// Weight of its row.
+    pub weight: f32,
 }
 
 impl SiteStats {
@@ -35,20 +49,17 @@ impl SiteStats {
     /// Mean of column `k`.
     #[must_use]
     pub fn mean(&self, k: usize) -> f64 {
-        self.column_sum[k] / self.rows()
+        self.column_sum[k] / self.weight.max(1e-30)
     }
 
     /// Mean square of column `k`.
     #[must_use]
     pub fn mean_square(&self, k: usize) -> f64 {
-        self.column_square[k] / self.rows()
+        self.column_square[k] / self.weight.max(1e-30)
     }
 
-    fn rows(&self) -> f64 {
-        (self.count as f64 / self.width.max(1) as f64).max(1.0)
-    }
-
-    fn add(&mut self, width: usize, values: &[f32], stride: u64) {
+    /// `weights`: of each row; empty: 1.
+    fn add(&mut self, width: usize, values: &[f32], stride: u64, weights: &[f32]) {
         if self.width == 0 {
             *self = Self {
                 width,
@@ -58,16 +69,20 @@ impl SiteStats {
                 ..Self::default()
             };
         }
-        for row in values.chunks_exact(width) {
+        let weight = |r: usize| weights.get(r).copied().unwrap_or(1.0);
+        for (r, row) in values.chunks_exact(width).enumerate() {
+            let w = f64::from(weight(r));
+            self.weight += w;
             for (((&v, max), sum), square) in row.iter().zip(&mut self.column_max).zip(&mut self.column_sum).zip(&mut self.column_square) {
                 *max = max.max(v.abs());
-                *sum += f64::from(v);
-                *square += f64::from(v) * f64::from(v);
+                let v = f64::from(v);
+                *sum += w * v;
+                *square += w * v * v;
             }
         }
         let first = (stride - self.count % stride) % stride;
         for i in (first as usize..values.len()).step_by(stride as usize) {
-            self.samples.push(((i % width) as u32, values[i]));
+            self.samples.push(Sample { column: (i % width) as u32, value: values[i], weight: weight(i / width) });
         }
         self.count += values.len() as u64;
     }
@@ -78,6 +93,7 @@ impl SiteStats {
             return;
         }
         self.count += other.count;
+        self.weight += other.weight;
         for (a, b) in self.column_max.iter_mut().zip(other.column_max) {
             *a = a.max(b);
         }
@@ -97,11 +113,24 @@ pub type Statistics = BTreeMap<Site, SiteStats>;
 struct Observer {
     stats: Statistics,
     stride: u64,
+    /// Sites whose weights follow from the norm to come.
+    pending: Vec<(Site, usize, Vec<f32>)>,
 }
 
 impl Tap for Observer {
     fn tap(&mut self, site: Site, width: usize, values: &mut [f32]) {
-        self.stats.entry(site).or_default().add(width, values, self.stride);
+        match site.part {
+            Part::Hidden | Part::AttentionOutput | Part::Delta => self.pending.push((site, width, values.to_vec())),
+            Part::Residual => {
+                let weight = |row: &[f32]| width as f32 / (row.iter().map(|v| v * v).sum::<f32>() + 1e-5 * width as f32);
+                let weights: Vec<f32> = values.chunks_exact(width).map(weight).collect();
+                for (site, width, values) in self.pending.drain(..) {
+                    self.stats.entry(site).or_default().add(width, &values, self.stride, &weights);
+                }
+                self.stats.entry(site).or_default().add(width, values, self.stride, &weights);
+            }
+            _ => self.stats.entry(site).or_default().add(width, values, self.stride, &[]),
+        }
     }
 }
 
@@ -141,7 +170,7 @@ pub fn observe(net: &FloatNet, puzzles: &[&[u8]], segments: usize, seed: u64) ->
         let x = net.embed(tokens)?;
         let start = random_start(&config, seed, i as u64);
         let mut carry = net.start(start.as_ref().map(|(h, l)| (h.as_slice(), l.as_slice())));
-        let mut observer = Observer { stats: Statistics::new(), stride: stride as u64 };
+        let mut observer = Observer { stats: Statistics::new(), stride: stride as u64, pending: Vec::new() };
         for _ in 0..segments {
             net.segment(&x, &mut carry, &mut observer);
         }

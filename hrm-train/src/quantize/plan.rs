@@ -5,7 +5,7 @@ use hrm_core::Mixer;
 
 use super::float::{Part, Site, Sublayer};
 use super::matrix::{QuantMatrix, WeightOptions, channel_scale, quantize_matrix, round_row};
-use super::observe::{SiteStats, Statistics};
+use super::observe::{Sample, SiteStats, Statistics};
 use super::weights::{BlockWeights, Gated, Linear, NetWeights};
 use super::{Clip, QuantizeOptions};
 
@@ -40,6 +40,8 @@ pub struct GatedPlan {
     pub hidden: Vec<f64>,
     /// `t`: the output has the unit `2^(t - 10)`.
     pub residual_shift: u32,
+    /// `k`: the gate has the unit `2^(k - 10)`.
+    pub gate_shift: u32,
     /// First matrix.
     pub up: QuantMatrix,
     /// Second matrix.
@@ -169,12 +171,15 @@ impl Planner<'_> {
         let inner = g.down.inp;
         let relative = column_factors(hidden_stats, self.options.hidden_equalization);
         let unit = clip(hidden_stats, &relative, self.options.clip) / 127.0;
-        // The 16-bit `up` has 1/32 of the hidden step: 1000 steps of it keep clear of saturation.
-        let hidden: Vec<f64> = (0..inner).map(|i| (unit * relative[i]).max(f64::from(up_stats.column_max[i]) / 1000.0).max(1e-9)).collect();
+        let gate_shift = gate_shift(at(Part::Gate)?);
+        let up_gain = 32.0 * f64::from(gate_shift).exp2();
+        // 32000 units of the 16-bit `up` keep clear of saturation.
+        let hidden: Vec<f64> =
+            (0..inner).map(|i| (unit * relative[i]).max(f64::from(up_stats.column_max[i]) * up_gain / 32000.0).max(1e-9)).collect();
 
         let residual_shift = residual_shift(at(Part::Residual)?);
-        let mut plan = GatedPlan { input, sums, hidden, residual_shift, up: QuantMatrix::empty(), down: QuantMatrix::empty() };
-        let gains: Vec<f64> = core::iter::repeat_n(STREAM, inner).chain(plan.hidden.iter().map(|h| 32.0 / h)).collect();
+        let mut plan = GatedPlan { input, sums, hidden, residual_shift, gate_shift, up: QuantMatrix::empty(), down: QuantMatrix::empty() };
+        let gains: Vec<f64> = core::iter::repeat_n(output_gain(gate_shift), inner).chain(plan.hidden.iter().map(|h| up_gain / h)).collect();
         let inputs: Vec<&SiteStats> = core::iter::once(input_stats).chain(sum_stats).collect();
         plan.up = quantize_matrix(&g.up, &plan.columns(input_stats.width), &gains, &inputs, self.weight_options())?;
         plan.down =
@@ -262,16 +267,27 @@ impl QuantMatrix {
     }
 }
 
-/// Units of a sublayer's output per unit of value.
-pub(super) fn output_gain(residual_shift: u32) -> f64 {
-    STREAM / f64::from(residual_shift).exp2()
+/// Units per unit of value of what is kept in the unit `2^(shift - 10)`.
+pub(super) fn output_gain(shift: u32) -> f64 {
+    STREAM / f64::from(shift).exp2()
 }
 
-/// The smallest shift at which nearly all of the sums of stream and output fit into 16 bits: a rare value beyond is better cut off than
-/// all others rounded twice as coarsely.
+/// The smallest shift at which all gates fit into 16 bits, at most 4: beside the int8 noise of a gate its unit is small even then.
+fn gate_shift(gate: &SiteStats) -> u32 {
+    (f64::from(gate.max()) / 31.9).log2().ceil().clamp(0.0, 4.0) as u32
+}
+
+/// The shift with the least squared error of the sums of stream and output, each weighted by what it is worth after the norm.
 fn residual_shift(residual: &SiteStats) -> u32 {
-    let range = clip(residual, &[], Clip::Percentile(0.9999)).max(f64::from(residual.max()) / 2.0);
-    (range / 31.9).log2().ceil().clamp(0.0, 10.0) as u32
+    let error = |shift: u32| -> f64 {
+        let gain = output_gain(shift);
+        let one = |s: &Sample| {
+            let v = f64::from(s.value);
+            f64::from(s.weight) * (v - (v * gain).round().clamp(-32768.0, 32767.0) / gain).powi(2)
+        };
+        residual.samples.iter().map(one).sum()
+    };
+    (0..=12).map(|shift| (error(shift), shift)).min_by(|a, b| a.0.total_cmp(&b.0)).map_or(0, |best| best.1)
 }
 
 /// Scale of each column relative to the largest: `(column RMS / largest RMS)^exponent`. The RMS, because hidden values are products with
@@ -286,7 +302,12 @@ fn column_factors(stats: &SiteStats, exponent: f64) -> Vec<f64> {
 fn clip(stats: &SiteStats, factors: &[f64], method: Clip) -> f64 {
     let factor = |k: usize| factors.get(k).copied().unwrap_or(1.0);
     let max = (0..stats.width).map(|k| f64::from(stats.column_max[k]) / factor(k)).fold(0.0, f64::max).max(1e-9);
-    let values = || stats.samples.iter().map(|&(k, v)| (f64::from(v) / factor(k as usize), factor(k as usize)));
+    let values = || {
+        stats.samples.iter().map(|s| {
+            let f = factor(s.column as usize);
+            (f64::from(s.value) / f, f * f * f64::from(s.weight))
+        })
+    };
     match method {
         Clip::Absmax => max,
         Clip::Percentile(share) => {
@@ -301,11 +322,11 @@ fn clip(stats: &SiteStats, factors: &[f64], method: Clip) -> f64 {
         Clip::Mse => {
             let error = |t: f64| -> f64 {
                 let step = t / 127.0;
-                values().map(|(v, f)| (f * (v - (v / step).round().clamp(-128.0, 127.0) * step)).powi(2)).sum()
+                values().map(|(v, w)| w * (v - (v / step).round().clamp(-128.0, 127.0) * step).powi(2)).sum()
             };
             let mut best = (f64::INFINITY, max);
-            for i in 0..48 {
-                // Down to a twentieth of the maximum, in equal ratios.
+            for i in 0..80 {
+                // Down to a 140th of the maximum, in equal ratios.
                 let t = max * (-f64::from(i) / 16.0).exp();
                 let e = error(t);
                 if e < best.0 {

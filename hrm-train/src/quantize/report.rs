@@ -193,7 +193,7 @@ impl fmt::Display for FidelityReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "float against int8 from the same starts, {} puzzles; cosines: mean, median, 5th percentile", self.puzzles)?;
         writeln!(f, "segment  z_H                      z_L                      tokens     answers    z_H where answers agree")?;
-        for s in &self.segments {
+        for s in self.segments.iter().filter(|s| s.segment.is_power_of_two() || s.segment == self.segments.len()) {
             let alike = s.z_h_alike.map_or_else(|| "-".to_owned(), |c| c.to_string());
             writeln!(f, "{:7}  {}  {}  {:7.3} %  {:7.2} %  {alike}", s.segment, s.z_h, s.z_l, 100.0 * s.tokens, 100.0 * s.answers)?;
         }

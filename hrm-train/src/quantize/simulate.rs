@@ -125,13 +125,14 @@ pub fn simulated(weights: &NetWeights, plan: &ModelPlan, kinds: &[Rounding]) -> 
                     steps.insert(at(sublayer, Part::Sum(g as u8)), vec![view.step]);
                 }
                 steps.insert(at(sublayer, Part::Hidden), p.hidden.clone());
+                steps.insert(at(sublayer, Part::Gate), vec![1.0 / output_gain(p.gate_shift)]);
                 for part in [Part::Delta, Part::Residual] {
                     steps.insert(at(sublayer, part), vec![1.0 / output_gain(p.residual_shift)]);
                 }
                 if kinds.contains(&Rounding::UpWeights) {
                     let width = weights.up.inp / (1 + p.sums.len());
                     weights.up.w = p.up.dequantized(&p.columns(width));
-                    weights.up.bias = p.up.real_bias(1024.0, &p.hidden);
+                    weights.up.bias = p.up.real_bias(output_gain(p.gate_shift), &p.hidden);
                 }
                 if kinds.contains(&Rounding::DownWeights) {
                     weights.down.w = p.down.dequantized(&p.hidden);
@@ -163,10 +164,10 @@ pub fn simulated(weights: &NetWeights, plan: &ModelPlan, kinds: &[Rounding]) -> 
 
 impl super::matrix::QuantMatrix {
     /// The float bias that the integer one stands for, without the rounding half. Rows are the gate at `gain`, then (where `hidden` is
-    /// not empty) the other half at `32 / hidden`.
+    /// not empty) the other half at `2^15 / gain / hidden`.
     fn real_bias(&self, gain: f64, hidden: &[f64]) -> Vec<f32> {
         let gates = self.sigma.len() - hidden.len();
-        let gain = |n: usize| if n < gates { gain } else { 32.0 / hidden[n - gates] };
+        let gain = |n: usize| if n < gates { gain } else { 32768.0 / gain / hidden[n - gates] };
         self.bias.iter().zip(&self.sigma).enumerate().map(|(n, (&b, sigma))| (f64::from(b) * sigma - 0.5 / gain(n)) as f32).collect()
     }
 }

@@ -71,6 +71,7 @@ impl Sublayers<'_> {
         let mut values = [0; params::LEN];
         values[params::M_IN] = p.input.m.into();
         values[params::RESIDUAL_SHIFT] = p.residual_shift.into();
+        values[params::GATE_SHIFT] = p.gate_shift.into();
         for (v, view) in values[params::M_GROUP..].iter_mut().zip(&p.sums) {
             *v = view.m.into();
         }
