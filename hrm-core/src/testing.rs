@@ -56,6 +56,26 @@ pub fn configs() -> Vec<(&'static str, Config)> {
     ]
 }
 
+/// The smallest model of the same kind: for interpreters such as Miri, and where every byte of a file is tried.
+#[must_use]
+pub const fn tiny(config: Config) -> Config {
+    let fields = if config.fields > 1 { 2 } else { 1 };
+    Config {
+        tokens: 4,
+        vocab: 4,
+        fields,
+        prefix: if config.prefix > 2 { 2 } else { config.prefix },
+        channels: 4,
+        inner: 4,
+        token_inner: if config.token_inner > 0 { 4 } else { 0 },
+        heads: if config.heads > 2 { 2 } else { config.heads },
+        groupings: if config.groupings > 2 { 2 } else { config.groupings },
+        h_cycles: 1,
+        l_cycles: 1,
+        ..config
+    }
+}
+
 /// The 9x9 Sudoku shape that speed is measured on: fields, `C` = 48, `I` = 96, four groupings, two shared layers.
 #[must_use]
 pub const fn sudoku_config() -> Config {
@@ -117,6 +137,7 @@ pub fn random_writer(config: &Config, seed: u64) -> Result<ModelWriter, FormatEr
         let [rows, columns] = e.dims;
         let count = rows * columns;
         let (module, layer) = (usize::from(e.module), usize::from(e.layer));
+        let (residual_shift, gate_shift) = unit_shifts(layer);
         let mut matrix = |target: &dyn Fn(usize) -> f64, input: f64, which: usize| {
             let weights = random.weights(count);
             let (l, mult, bias) = random.requantisation(&weights, columns, target, input);
@@ -138,10 +159,12 @@ pub fn random_writer(config: &Config, seed: u64) -> Result<ModelWriter, FormatEr
                 continue;
             }
             Kind::QkvWeight => matrix(&|_| 1024.0, VIEW, 0),
-            Kind::OutWeight => matrix(&|_| 700.0, VIEW, 1),
+            Kind::OutWeight => matrix(&|_| f64::from(700 >> residual_shift), VIEW, 1),
             // Gate rows first, then up rows: h = silu(g) u / 32 has a standard deviation near 36.
-            Kind::UpWeight | Kind::TokenUpWeight => matrix(&|n| if n < rows / 2 { 1024.0 } else { 2048.0 }, VIEW, 0),
-            Kind::DownWeight | Kind::TokenDownWeight => matrix(&|_| 700.0, 36.0, 1),
+            Kind::UpWeight | Kind::TokenUpWeight => {
+                matrix(&|n| f64::from(if n < rows / 2 { 1024 >> gate_shift } else { 2048 << gate_shift }), VIEW, 0)
+            }
+            Kind::DownWeight | Kind::TokenDownWeight => matrix(&|_| f64::from(700 >> residual_shift), 36.0, 1),
             Kind::QkvMult | Kind::OutMult | Kind::UpMult | Kind::DownMult | Kind::TokenUpMult | Kind::TokenDownMult => {
                 core::mem::take(&mut mult_and_bias.0)
             }
@@ -153,7 +176,7 @@ pub fn random_writer(config: &Config, seed: u64) -> Result<ModelWriter, FormatEr
         writer.set(e.kind, module, layer, &values)?;
         let last = matches!(e.kind, Kind::OutBias | Kind::DownBias | Kind::TokenDownBias);
         if let Some(kind) = at_params.take_if(|_| last) {
-            writer.set(kind, module, layer, &parameters(c, kind, shift, &group_rows))?;
+            writer.set(kind, module, layer, &parameters(c, kind, shift, layer, &group_rows))?;
         }
     }
     Ok(writer)
@@ -186,22 +209,32 @@ pub fn hashes(view: ModelView<'_>, kernel: Kernel, plan: Plan, tokens: &[u8], se
     Ok((0..segments).map(|_| segment()).collect())
 }
 
-fn parameters(c: &Config, kind: Kind, shift: [i64; 2], group_rows: &[usize]) -> Vec<i64> {
+/// Residual and gate shift of a block: other units than the stream's in every second one.
+const fn unit_shifts(layer: usize) -> (u32, u32) {
+    if layer.is_multiple_of(2) { (0, 0) } else { (2, 1) }
+}
+
+fn parameters(c: &Config, kind: Kind, shift: [i64; 2], layer: usize, group_rows: &[usize]) -> Vec<i64> {
     let mut p = std::vec![0; params::LEN];
     p[params::M_IN] = M_UNIT;
     p[params::FIRST_SHIFT] = shift[0];
     p[params::SECOND_SHIFT] = shift[1];
+    let (residual_shift, gate_shift) = unit_shifts(layer);
+    p[params::RESIDUAL_SHIFT] = i64::from(residual_shift);
+    if kind != Kind::AttentionParams {
+        p[params::GATE_SHIFT] = i64::from(gate_shift);
+    }
     match kind {
         Kind::AttentionParams => {
             p[params::M_QKV..params::M_QKV + 3].fill(M_UNIT);
             // Averages over keys are smaller than values: their view is twice as fine.
             p[params::M_OUT] = 512;
             let d = f64::from(c.channels / c.heads);
-            p[params::M_SCORE] = (core::f64::consts::LOG2_E / (libm::sqrt(d) * VIEW * VIEW) * 16_777_216.0) as i64;
+            p[params::M_SCORE] = (core::f64::consts::LOG2_E / (d.sqrt() * VIEW * VIEW) * 16_777_216.0) as i64;
         }
         Kind::MlpParams if c.mixer == Mixer::GroupSum => {
             for (m, &rows) in p[params::M_GROUP..].iter_mut().zip(group_rows) {
-                *m = ((32768.0 / libm::sqrt(rows as f64)) as i64).min(32767);
+                *m = ((32768.0 / (rows as f64).sqrt()) as i64).min(32767);
             }
         }
         _ => {}
@@ -270,7 +303,7 @@ impl Random {
     /// Shift, multipliers and bias that bring inputs of standard deviation `input` to outputs of `target(channel)`, a quarter more or
     /// less from channel to channel.
     fn requantisation(&mut self, weights: &[i64], k: usize, target: &dyn Fn(usize) -> f64, input: f64) -> (i64, Vec<i64>, Vec<i64>) {
-        let deviation = WEIGHT * input * libm::sqrt(k as f64);
+        let deviation = WEIGHT * input * (k as f64).sqrt();
         let (mut ratios, mut bias, mut bound) = (Vec::new(), Vec::new(), 0);
         for (n, row) in weights.chunks_exact(k).enumerate() {
             let ratio = target(n) / deviation * (1.0 + f64::from(self.0.next_normals()[0]) / 16384.0);

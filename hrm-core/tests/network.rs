@@ -13,17 +13,15 @@ fn all_hashes(config: &Config, kernel: Kernel, plan: Plan) -> Vec<u64> {
     testing::hashes(view, kernel, plan, &testing::random_tokens(config, 2), 3, SEGMENTS).unwrap()
 }
 
-/// Small models of every mixer, and the shape of the 9x9 models for some of the tests.
+/// Small models of every mixer.
 fn models() -> Vec<(&'static str, Config)> {
-    testing::configs()
+    let shrink = |config| if cfg!(miri) { testing::tiny(config) } else { config };
+    testing::configs().into_iter().map(|(name, config)| (name, shrink(config))).collect()
 }
 
 #[test]
 fn states_are_the_same_with_every_kernel_and_schedule() {
     for (name, config) in models() {
-        if cfg!(miri) && name != "group-sum" {
-            continue;
-        }
         let expected = all_hashes(&config, Kernel::REFERENCE, Plan::HOST);
         assert_eq!(expected.len(), SEGMENTS);
         for kernel in Kernel::available() {
@@ -60,10 +58,10 @@ fn states_are_those_of_the_first_version() {
 }
 
 const GOLDEN: [(&str, u64); 5] = [
-    ("attention", 0xac5a_d32a_fcb6_2b9a),
+    ("attention", 0xf6ba_d14a_aa63_165c),
     ("token-mlp", 0xfe5e_1b4d_4bc7_5b08),
-    ("group-sum", 0x900f_c7a8_8607_ec63),
-    ("group-sum-tokens", 0x81c6_e990_00ae_b747),
+    ("group-sum", 0xfd03_43ea_ee15_d6c2),
+    ("group-sum-tokens", 0xf2cd_37ba_acf8_c0b0),
     ("group-attention", 0xb03d_ba60_0df3_a61c),
 ];
 
@@ -161,8 +159,9 @@ fn symbols_relabelled_are_fields_permuted() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore)]
 fn too_little_memory_and_wrong_tokens_are_refused() {
-    let (_, config) = models().swap_remove(2);
+    let (_, config) = testing::configs().swap_remove(2);
     assert_eq!(config.mixer, Mixer::GroupSum);
     let file = testing::random_model(&config, 1).unwrap();
     let view = ModelView::new_checked(file.as_slice()).unwrap();
