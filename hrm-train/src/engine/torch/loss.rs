@@ -46,7 +46,9 @@ pub(super) fn binary(logits: &Tensor, targets: &Tensor) -> Answer<Tensor> {
 
 /// `log(s(x) / sum s(x))` over the last axis with `s(x) = x + 1` for `x >= 0`, else `1 / (1 - x)` (Prieto et al. 2025, in f64 as in HRM).
 fn log_stablemax(x: &Tensor) -> Answer<Tensor> {
-    let below = x.f_neg()?.f_add_scalar(1.0 + 1e-30)?.f_reciprocal()?;
+    // In this order: at a logit of exactly 1, which bf16 often gives, 1e-30 is all that keeps the branch not taken, and so its zero share of
+    // the gradient, finite.
+    let below = x.f_neg()?.f_add_scalar(1.0)?.f_add_scalar(1e-30)?.f_reciprocal()?;
     let s = x.f_add_scalar(1.0)?.f_where_self(&x.f_ge(0.0)?, &below)?;
     s.f_div(&s.f_sum_dim_intlist(&[-1i64][..], true, Kind::Double)?)?.f_log()
 }

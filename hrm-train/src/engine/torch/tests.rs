@@ -267,6 +267,19 @@ fn bad_input_is_named() -> Result<()> {
     Ok(())
 }
 
+/// bf16 often gives a logit of exactly 1, where the branch of stablemax that is not taken has its pole.
+#[test]
+fn stablemax_has_a_gradient_at_one() -> Result<()> {
+    let logits = tch::Tensor::f_from_slice(&[1.0f32, -0.5, 0.25])?.f_reshape([1, 1, 3])?.f_set_requires_grad(true)?;
+    let (halt, labels) = (tch::Tensor::f_from_slice(&[0.0f32])?, tch::Tensor::f_from_slice(&[1i64])?.f_reshape([1, 1])?);
+    let parts = super::loss::losses(Loss::Stablemax, &logits, &halt, &labels, 0)?;
+    parts.cells.f_sum(tch::Kind::Double)?.f_backward()?;
+    // s = (2, 1/1.5, 1.25): d(-log p_1)/dx_0 = 1 / sum s, d/dx_1 = s_1^2 (1 / sum s - 1 / s_1), d/dx_2 = 1 / sum s.
+    let sum = 2.0 + 1.0 / 1.5 + 1.25f32;
+    close("gradient", &super::host(&logits.grad())?, &[1.0 / sum, (1.0 / sum - 1.5) / 2.25, 1.0 / sum], 1e-6);
+    Ok(())
+}
+
 #[test]
 fn a_loss_that_is_no_number_leaves_the_weights() -> Result<()> {
     let spec = structured(true, false, Start::Fixed);
