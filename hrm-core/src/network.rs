@@ -4,7 +4,7 @@ use core::fmt;
 
 use crate::config::{Config, Mixer, Start};
 use crate::format::{Block, ModelView};
-use crate::kernels::{Columns, Kernel, reference};
+use crate::kernels::{Columns, Kernel};
 use crate::layers::{self, AttentionShape, Groups, Packed, Scratch};
 use crate::memory::{Carver, MemoryError, Plan, Regions};
 use crate::rng::{GOLDEN, Purpose, Stream, mix};
@@ -350,9 +350,7 @@ impl<'a, 'm> Run<'a, 'm> {
     /// Runs one segment, then reads the heads. Returns how many cells of the answer changed.
     pub fn segment(&mut self) -> u16 {
         let c = *self.network.view.config();
-        if !self.previous.is_empty() {
-            self.previous.copy_from_slice(self.z_h);
-        }
+        self.keep_previous();
         for _ in 0..c.h_cycles {
             for _ in 0..c.l_cycles {
                 self.inject_input();
@@ -364,6 +362,20 @@ impl<'a, 'm> Run<'a, 'm> {
             self.module(1);
         }
         self.read_heads()
+    }
+
+    /// A segment computed elsewhere, such as by an exported graph: `compute` takes the tokens `[S]` and replaces z_H and z_L
+    /// (`[R, C]` Q5.10). Then reads the heads, as [`Run::segment`] does.
+    pub fn segment_by(&mut self, compute: impl FnOnce(&[u8], &mut [i16], &mut [i16])) -> u16 {
+        self.keep_previous();
+        compute(self.tokens, self.z_h, self.z_l);
+        self.read_heads()
+    }
+
+    fn keep_previous(&mut self) {
+        if !self.previous.is_empty() {
+            self.previous.copy_from_slice(self.z_h);
+        }
     }
 
     /// `z_L <- sat16(z_L + sat16(z_H + e))`.
@@ -415,7 +427,8 @@ impl<'a, 'm> Run<'a, 'm> {
         let c = view.config();
         let heads = view.heads();
         let (ch, fields, prefix) = (usize::from(c.channels), usize::from(c.fields), usize::from(c.prefix));
-        let row_view = &mut self.scratch.view[..ch];
+        let states = &mut self.scratch.view[..self.z_h.len()];
+        self.network.kernel.view8(self.z_h, heads.m_head, states);
         let mut changed = 0;
         for (t, answer) in self.answer.iter_mut().enumerate() {
             let mut best = (i32::MIN, 0);
@@ -426,9 +439,9 @@ impl<'a, 'm> Run<'a, 'm> {
             };
             for f in 0..fields {
                 let r = (prefix + t) * fields + f;
-                reference::view8_slice(&self.z_h[r * ch..(r + 1) * ch], heads.m_head, row_view);
+                let row = &states[r * ch..(r + 1) * ch];
                 for (n, (w, &bias)) in heads.weights.chunks_exact(ch).zip(heads.bias).enumerate() {
-                    let logit = bias + w.iter().zip(&*row_view).map(|(&w, &a)| i32::from(w) * i32::from(a)).sum::<i32>();
+                    let logit = bias + w.iter().zip(row).map(|(&w, &a)| i32::from(w) * i32::from(a)).sum::<i32>();
                     offer(logit, if fields > 1 { 2 + f } else { n });
                 }
             }
@@ -436,15 +449,18 @@ impl<'a, 'm> Run<'a, 'm> {
             *answer = best.1 as u8;
         }
         let rows = if prefix > 0 { 1 } else { c.rows() };
-        let mut q = [0i32; 2];
-        for ((q, w), &bias) in q.iter_mut().zip(heads.q_weights.chunks_exact(ch)).zip(heads.q_bias) {
-            let mut acc = bias;
-            for (i, &w) in w.iter().enumerate() {
-                let sum: i64 = self.z_h[..rows * ch].iter().skip(i).step_by(ch).map(|&z| i64::from(z)).sum();
-                acc = acc.saturating_add(i64::from(w) * sum);
+        let mut acc = [0i64; 2];
+        acc[..heads.q_bias.len()].copy_from_slice(heads.q_bias);
+        // A few columns at a time, so that their sums stay in registers while the rows are read in order.
+        for first in (0..ch).step_by(COLUMNS) {
+            let sums = column_sums(&self.z_h[..rows * ch], ch, first);
+            for (acc, w) in acc.iter_mut().zip(heads.q_weights.chunks_exact(ch)) {
+                for (&w, sum) in w[first..].iter().zip(sums) {
+                    *acc = acc.saturating_add(i64::from(w) * sum);
+                }
             }
-            *q = (acc >> heads.q_shift).clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
         }
+        let q = acc.map(|acc| (acc >> heads.q_shift).clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32);
         self.q = (q[0], q[1]);
         changed
     }
@@ -508,6 +524,27 @@ fn hash_words(hash: u64, z: &[i16]) -> u64 {
         let word = chunk.iter().rev().fold(0u64, |w, &x| w << 16 | u64::from(x as u16));
         (h.rotate_left(23) ^ word).wrapping_mul(GOLDEN)
     })
+}
+
+/// Columns that [`column_sums`] adds up at a time.
+const COLUMNS: usize = 16;
+
+/// Sums of columns `first..first + COLUMNS` of `z` (`[rows, width]`); 0 for those behind the last.
+fn column_sums(z: &[i16], width: usize, first: usize) -> [i64; COLUMNS] {
+    let mut sums = [0i64; COLUMNS];
+    let count = COLUMNS.min(width - first);
+    // 2^15 rows of 16-bit values fit into 32 bits.
+    for rows in z.chunks(width << 15) {
+        let mut part = [0i32; COLUMNS];
+        for row in rows.chunks_exact(width) {
+            match row[first..].first_chunk::<COLUMNS>() {
+                Some(row) => part.iter_mut().zip(row).for_each(|(s, &z)| *s += i32::from(z)),
+                None => part.iter_mut().zip(&row[first..first + count]).for_each(|(s, &z)| *s += i32::from(z)),
+            }
+        }
+        sums.iter_mut().zip(part).for_each(|(s, p)| *s += i64::from(p));
+    }
+    sums
 }
 
 /// Input class of a row: with fields 0 blank, 1 this symbol, 2 another; else the token.

@@ -3,6 +3,7 @@
 #![cfg(feature = "std")]
 
 use hrm_core::config::{Config, Mixer};
+use hrm_core::kernels::reference::view8;
 use hrm_core::{InputError, Kernel, ModelView, Network, Plan, Run, Schedule, testing};
 
 const SEGMENTS: usize = if cfg!(miri) { 1 } else { 16 };
@@ -89,6 +90,47 @@ fn random_models_stay_alive_and_inside_the_range() {
         let mut seen = [false; 256];
         run.answer().iter().for_each(|&t| seen[usize::from(t)] = true);
         assert!(seen.iter().filter(|&&s| s).count() > 1, "{name}: one answer for all cells");
+    }
+}
+
+/// Answers and Q outputs from the carry, by the formulas.
+#[test]
+#[cfg_attr(miri, ignore)]
+fn heads_are_read_as_the_law_says() {
+    for (name, config) in models().into_iter().chain([("9x9", testing::sudoku_config())]) {
+        let file = testing::random_model(&config, 1).unwrap();
+        let view = ModelView::new_checked(file.as_slice()).unwrap();
+        for kernel in Kernel::available() {
+            let mut packed = vec![0; Network::packed_words(&view, kernel)];
+            let network = Network::new(view, kernel, &mut packed).unwrap();
+            let mut arena = vec![0; network.required_bytes(Plan::HOST).div_ceil(8)];
+            let mut run = Run::new(network, &mut arena, Plan::HOST).unwrap();
+            run.start(&testing::random_tokens(&config, 2), 3, 0).unwrap();
+            run.segment();
+            let (heads, width) = (view.heads(), usize::from(config.channels));
+            let rows: Vec<&[i16]> = run.carry().0.chunks(width).collect();
+            let logits = |r: usize| -> Vec<i32> {
+                let row: Vec<i32> = rows[r].iter().map(|&x| i32::from(view8(x, heads.m_head))).collect();
+                let dot = |w: &[i8]| w.iter().zip(&row).map(|(&w, &x)| i32::from(w) * x).sum::<i32>();
+                heads.weights.chunks(width).zip(heads.bias).map(|(w, b)| dot(w) + b).collect()
+            };
+            let fields = usize::from(config.fields);
+            for (t, &answer) in run.answer().iter().enumerate() {
+                let first = (usize::from(config.prefix) + t) * fields;
+                let all: Vec<i32> = (first..first + fields).flat_map(logits).collect();
+                let best = all.iter().position(|l| l == all.iter().max().unwrap()).unwrap();
+                assert_eq!(usize::from(answer), best + if fields > 1 { 2 } else { 0 }, "{name} {} token {t}", kernel.name());
+            }
+            let used = if config.prefix > 0 { &rows[..1] } else { &rows[..] };
+            let q = |n: usize| -> i32 {
+                let Some(&bias) = heads.q_bias.get(n) else { return 0 };
+                let sum = |c: usize| used.iter().map(|row| i64::from(row[c])).sum::<i64>();
+                let acc = bias + (0..width).map(|c| i64::from(heads.q_weights[n * width + c]) * sum(c)).sum::<i64>();
+                (acc >> heads.q_shift) as i32
+            };
+            assert_eq!(run.q(), (q(0), q(1)), "{name} {}", kernel.name());
+            assert_ne!(run.q().0, 0, "{name}");
+        }
     }
 }
 
