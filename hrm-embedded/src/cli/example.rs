@@ -51,7 +51,7 @@ fn solve(size: usize, puzzle: &str, out: &mut impl Write) -> anyhow::Result<()> 
     let given: Vec<Mark> = tokens.iter().map(|&t| Mark { given: sudoku.digit(t).is_some(), ..Mark::default() }).collect();
     writeln!(out, "A puzzle:\n\n{}\n", board::marked(&model, &tokens, &given, colour))?;
     let ms = solved.time.as_secs_f64() * 1e3;
-    let effort = format!("{} segments, {} guesses, {ms:.1} ms on one core ({})", solved.segments, solved.guesses, model.kernel().name());
+    let effort = format!("segments {}, guesses {}, {ms:.1} ms on one core ({})", solved.segments, solved.guesses, model.kernel().name());
     match solved.trusted(&model) {
         Some(answer) => {
             writeln!(out, "{}\n", board::marked(&model, answer, &given, colour))?;
