@@ -90,10 +90,20 @@ impl Iteration {
     /// Runs one segment, unless the policy has stopped the guess. `verify` judges the answer, `[S]` tokens; pass `|_| false` for tasks
     /// without a verifier.
     pub fn next(&mut self, run: &mut Run<'_, '_>, verify: impl FnOnce(&[u8]) -> bool) -> Option<Segment> {
+        self.next_by(run, Run::segment, verify)
+    }
+
+    /// As [`Iteration::next`], with `segment` in place of [`Run::segment`]: see [`Run::segment_by`].
+    pub fn next_by<'a, 'm>(
+        &mut self,
+        run: &mut Run<'a, 'm>,
+        segment: impl FnOnce(&mut Run<'a, 'm>) -> u16,
+        verify: impl FnOnce(&[u8]) -> bool,
+    ) -> Option<Segment> {
         if self.halted {
             return None;
         }
-        let changed = run.segment();
+        let changed = segment(run);
         self.done += 1;
         let hash = run.hash();
         self.unchanged = if changed == 0 { self.unchanged.saturating_add(1) } else { 0 };

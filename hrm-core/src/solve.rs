@@ -227,6 +227,11 @@ impl<'r, 'a, 'm> Solver<'r, 'a, 'm> {
 
     /// Runs one segment; `None` once the puzzle is finished.
     pub fn step(&mut self) -> Option<Event> {
+        self.step_by(Run::segment)
+    }
+
+    /// As [`Solver::step`], with `segment` in place of [`Run::segment`]: see [`Run::segment_by`].
+    pub fn step_by(&mut self, segment: impl FnOnce(&mut Run<'a, 'm>) -> u16) -> Option<Event> {
         if self.finished {
             return None;
         }
@@ -241,7 +246,7 @@ impl<'r, 'a, 'm> Solver<'r, 'a, 'm> {
         // Only `Select::Verify` lets the verifier stop a guess: the other selections must not profit from it.
         let by_verifier = self.options.select == Select::Verify;
         let mut valid = false;
-        let segment = iteration.next(self.run, |answer| {
+        let segment = iteration.next_by(self.run, segment, |answer| {
             restore(symmetry.as_ref(), answer, view);
             valid = task.is_some_and(|t| t.verify(puzzle, view).is_valid());
             valid && by_verifier

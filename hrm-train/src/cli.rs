@@ -10,6 +10,7 @@ use hrm_train::data::npy::{self, Grouped};
 use hrm_train::data::{GeneratorOptions, PuzzleSet, Side, csv, generate};
 use hrm_train::evaluate::{Float, Model, Report, evaluate};
 use hrm_train::evaluate_int8::Int8;
+use hrm_train::export::export;
 use hrm_train::model_file::FloatModel;
 use hrm_train::quantize::command::{self, Quantize};
 use hrm_train::run_config::{EngineKind, RunConfig, find_config, resolve_threads};
@@ -30,6 +31,8 @@ enum Command {
     Eval(Eval),
     /// Turn a float model into an int8 `.hrm` file.
     Quantize(Quantize),
+    /// Write one segment of an int8 model as standard ONNX: tokens and carry in, carry, logits and Q out, all in integers.
+    Export(Export),
     /// Make, convert and filter puzzle files.
     #[command(subcommand)]
     Data(Data),
@@ -96,6 +99,16 @@ struct Eval {
     /// Write the figures as JSON to stdout.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Args)]
+struct Export {
+    /// The `.hrm` file.
+    #[arg(long, value_name = "HRM")]
+    onnx: PathBuf,
+    /// The ONNX file to write. `hrm solve --backend tract --model X.hrm` looks for X.onnx.
+    #[arg(long, value_name = "ONNX")]
+    out: PathBuf,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -181,6 +194,7 @@ pub fn run() -> ExitCode {
         Command::Train(args) => run_train(&args),
         Command::Eval(args) => run_eval(&args),
         Command::Quantize(args) => command::run(&args).and_then(|text| print_out(&text)),
+        Command::Export(Export { onnx, out }) => export(&onnx, &out).map(|bytes| eprintln!("{bytes} bytes in {}", out.display())),
         Command::Data(args) => run_data(args),
         Command::Config { config, set } => run_config(config.as_deref(), &set),
     };

@@ -4,6 +4,7 @@ pub mod data;
 pub mod engine;
 pub mod evaluate;
 pub mod evaluate_int8;
+pub mod export;
 pub mod import;
 pub mod model_file;
 pub mod puzzles;
