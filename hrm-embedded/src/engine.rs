@@ -307,8 +307,20 @@ impl Model {
         workspace: &mut Workspace,
         tokens: &[u8],
         options: &Options,
-        mut observe: impl FnMut(&mut Solver<'_, '_, '_>, &Event),
+        observe: impl FnMut(&mut Solver<'_, '_, '_>, &Event),
     ) -> Result<Solved, SolveError> {
+        self.solve_by(workspace, tokens, options, |run| Ok(run.segment()), observe)
+    }
+
+    /// [`Model::solve_in`] with segments computed by `segment`, which has the contract of [`Run::segment`].
+    pub(crate) fn solve_by<E: From<SolveError>>(
+        &self,
+        workspace: &mut Workspace,
+        tokens: &[u8],
+        options: &Options,
+        mut segment: impl FnMut(&mut Run<'_, '_>) -> Result<u16, E>,
+        mut observe: impl FnMut(&mut Solver<'_, '_, '_>, &Event),
+    ) -> Result<Solved, E> {
         let begin = Instant::now();
         let network = *self.network();
         let words = network.required_bytes(Plan::HOST).div_ceil(8);
@@ -321,7 +333,11 @@ impl Model {
         }
         let mut run = Run::new(network, &mut workspace.arena, Plan::HOST).map_err(SolveError::Memory)?;
         let mut solver = Solver::new(&mut run, tokens, *options, &mut workspace.memory)?;
-        while let Some(event) = solver.step() {
+        let mut failure = None;
+        while let Some(event) = solver.step_by(|run| segment(run).map_err(|e| failure = Some(e)).unwrap_or(0)) {
+            if let Some(e) = failure {
+                return Err(e);
+            }
             observe(&mut solver, &event);
         }
         Ok(Solved::new(&solver.outcome(), begin.elapsed()))

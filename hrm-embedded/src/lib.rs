@@ -10,6 +10,7 @@
 //! | [`engine`] | [`Model`]: open a `.hrm` file or take an embedded one, [`Model::solve`], [`Workspace`] |
 //! | [`parallel`] | [`Model::solve_all`]: a stream of puzzles on several threads, results in input order |
 //! | [`builtin`] | the models that were embedded when the program was built |
+//! | `tract` | feature `tract`: segments run by tract from an exported ONNX file, in the same solving loop |
 //! | [`hrm_core`] | the network, its file format, tasks with verifiers; all that is left without feature `std` |
 //!
 //! ```
@@ -29,7 +30,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Features: `std` (default) for everything above and the command; `log` for messages about loaded models; `defmt` passes on to the
+//! Features: `std` (default) for everything above and the command; `tract` for the tract backend; `log` for messages about loaded models; `defmt` passes on to the
 //! core. Without `std` the crate is `no_std` and only re-exports the core.
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
 #![forbid(unsafe_code)]
@@ -40,6 +41,8 @@ pub mod builtin;
 pub mod engine;
 #[cfg(feature = "std")]
 pub mod parallel;
+#[cfg(feature = "tract")]
+pub mod tract;
 
 #[cfg(feature = "std")]
 pub use engine::{Model, ModelError, Solved, Workspace};

@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+mod backend;
 mod bench;
 mod board;
 mod example;

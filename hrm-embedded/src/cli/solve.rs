@@ -16,6 +16,7 @@ use hrm_embedded::parallel::ordered;
 use hrm_embedded::{Model, Solved, Workspace};
 use serde::Serialize;
 
+use super::backend::Engine;
 use super::input::{self, Origin, Puzzle};
 use super::models::{Models, text};
 use super::{Backend, board};
@@ -52,9 +53,12 @@ pub(super) struct Args {
     /// Worker threads [default: all cores].
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
-    /// What computes the segments.
+    /// What computes the segments; answers and state hashes are the same.
     #[arg(long, value_enum, default_value_t = Backend::Core)]
     backend: Backend,
+    /// For --backend tract: what `hrm-train export --onnx MODEL.hrm --out FILE` wrote [default: --model with the extension .onnx].
+    #[arg(long, value_name = "FILE")]
+    onnx: Option<PathBuf>,
     /// Exit with status 3 if a puzzle was declined.
     #[arg(long)]
     strict: bool,
@@ -152,10 +156,10 @@ struct Json<'a> {
 }
 
 impl Row {
-    fn new(models: &Models, workspace: &mut Workspace, settings: &Settings, puzzle: Puzzle) -> anyhow::Result<Self> {
+    fn new(models: &Models, engine: &Engine, workspace: &mut Workspace, settings: &Settings, puzzle: Puzzle) -> anyhow::Result<Self> {
         let model = models.for_tokens(puzzle.tokens.len())?;
         let options = settings.options(model);
-        let solved = model.solve_in(workspace, &puzzle.tokens, &options, |_, _| {})?;
+        let solved = engine.solve(model, workspace, &puzzle.tokens, &options)?;
         let trusted = solved.trusted(model);
         let answer = trusted.map(|tokens| text(model, tokens));
         let correct = puzzle.answer.as_ref().zip(trusted).map(|(right, found)| right == found);
@@ -242,11 +246,10 @@ pub(super) fn halt_name(halt: Halt) -> String {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    if args.backend == Backend::Tract {
-        bail!("this hrm was built without the tract backend");
-    }
     ensure!(args.input.is_some() || !io::stdin().is_terminal(), "give a FILE, a PUZZLE, or - for standard input (see `hrm solve --help`)");
     let models = Models::new(args.model.as_deref())?;
+    let given = args.model.as_deref().zip(models.given().map(AsRef::as_ref));
+    let engine = Engine::new(args.backend, args.onnx.as_deref(), given)?;
     if models.given().is_some_and(|m| m.sudoku().is_none() && args.select == Some(SelectArg::Verify)) {
         bail!("{}", hrm_core::solve::SolveError::NoVerifier);
     }
@@ -258,7 +261,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let rows = ordered(puzzles, threads, move |workspace: &mut Workspace, puzzle: anyhow::Result<Puzzle>| {
         let puzzle = puzzle?;
         let line = puzzle.line;
-        Row::new(&models, workspace, &settings, puzzle).map_err(|e| e.context(format!("line {line}")))
+        Row::new(&models, &engine, workspace, &settings, puzzle).map_err(|e| e.context(format!("line {line}")))
     });
     let mut out = io::stdout().lock();
     if args.format == Format::Csv {
