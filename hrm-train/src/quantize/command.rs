@@ -45,9 +45,9 @@ pub struct Quantize {
     /// Where the int8 ranges end.
     #[arg(long, value_enum, default_value_t = ClipArgument::Mse)]
     clip: ClipArgument,
-    /// Scale of each hidden channel: 0 one for all, 1 each its own range.
-    #[arg(long, default_value_t = QuantizeOptions::default().hidden_equalization)]
-    hidden_equalization: f64,
+    /// One scale for all hidden channels of a sublayer.
+    #[arg(long)]
+    one_hidden_scale: bool,
     /// Clip no weights.
     #[arg(long)]
     plain_weights: bool,
@@ -131,7 +131,7 @@ pub fn run(args: &Quantize) -> anyhow::Result<String> {
     let mut options = QuantizeOptions {
         clip: args.clip.clip(),
         weight_mse: !args.plain_weights,
-        hidden_equalization: args.hidden_equalization,
+        hidden_channels: !args.one_hidden_scale,
         segments: args.segments,
         seed: args.seed,
         name,
@@ -142,7 +142,7 @@ pub fn run(args: &Quantize) -> anyhow::Result<String> {
         "training": model.record,
         "quantization": {
             "clip": options.clip, "weight_mse": options.weight_mse, "bias_correction": options.correct_bias,
-            "hidden_equalization": options.hidden_equalization, "puzzles": puzzles.len(), "segments": options.segments, "seed": options.seed,
+            "hidden_channels": options.hidden_channels, "puzzles": puzzles.len(), "segments": options.segments, "seed": options.seed,
             "hrm_version": env!("CARGO_PKG_VERSION"),
         },
     }));

@@ -51,8 +51,8 @@ pub struct QuantizeOptions {
     pub weight_mse: bool,
     /// Correct biases by the mean error of the rounded weights.
     pub correct_bias: bool,
-    /// Exponent of the scale of each hidden channel: 0 one scale for all, 1 each channel its own range.
-    pub hidden_equalization: f64,
+    /// A scale for each hidden channel instead of one for all.
+    pub hidden_channels: bool,
     /// Segments of each calibration puzzle.
     pub segments: usize,
     /// Seed of random starts in calibration and of the self-test.
@@ -71,7 +71,7 @@ impl Default for QuantizeOptions {
             clip: Clip::Mse,
             weight_mse: true,
             correct_bias: true,
-            hidden_equalization: 0.5,
+            hidden_channels: true,
             segments: 16,
             seed: 1,
             name: "hrm".into(),

@@ -113,6 +113,8 @@ pub type Statistics = BTreeMap<Site, SiteStats>;
 struct Observer {
     stats: Statistics,
     stride: u64,
+    /// Stride of hidden values, which get a scale for each channel.
+    dense: u64,
     /// Sites whose weights follow from the norm to come.
     pending: Vec<(Site, usize, Vec<f32>)>,
 }
@@ -125,7 +127,8 @@ impl Tap for Observer {
                 let weight = |row: &[f32]| width as f32 / (row.iter().map(|v| v * v).sum::<f32>() + 1e-5 * width as f32);
                 let weights: Vec<f32> = values.chunks_exact(width).map(weight).collect();
                 for (site, width, values) in self.pending.drain(..) {
-                    self.stats.entry(site).or_default().add(width, &values, self.stride, &weights);
+                    let stride = if site.part == Part::Hidden { self.dense } else { self.stride };
+                    self.stats.entry(site).or_default().add(width, &values, stride, &weights);
                 }
                 self.stats.entry(site).or_default().add(width, values, self.stride, &weights);
             }
@@ -165,12 +168,15 @@ pub fn observe(net: &FloatNet, puzzles: &[&[u8]], segments: usize, seed: u64) ->
     let calls = usize::from(config.h_cycles) * (1 + usize::from(config.l_cycles));
     let total = (puzzles.len() * segments * calls * config.state_len()).max(1);
     // A prime does not fall into step with the columns.
-    let stride = [1, 5, 11, 23, 47, 97, 197, 397, 797, 1597, 3203, 6421].into_iter().find(|s| total / s <= SAMPLES).unwrap_or(12_853);
+    let stride = |samples: usize| {
+        [1, 5, 11, 23, 47, 97, 197, 397, 797, 1597, 3203, 6421].into_iter().find(|s| total / s <= samples).unwrap_or(12_853) as u64
+    };
+    let (stride, dense) = (stride(SAMPLES), stride(10 * SAMPLES));
     let one = |(i, tokens): (usize, &&[u8])| -> anyhow::Result<Statistics> {
         let x = net.embed(tokens)?;
         let start = random_start(&config, seed, i as u64);
         let mut carry = net.start(start.as_ref().map(|(h, l)| (h.as_slice(), l.as_slice())));
-        let mut observer = Observer { stats: Statistics::new(), stride: stride as u64, pending: Vec::new() };
+        let mut observer = Observer { stats: Statistics::new(), stride, dense, pending: Vec::new() };
         for _ in 0..segments {
             net.segment(&x, &mut carry, &mut observer);
         }

@@ -143,7 +143,7 @@ impl Planner<'_> {
     }
 
     fn view(&self, stats: &SiteStats, gain: f64) -> View {
-        View::new(clip(stats, &[], self.options.clip) / 127.0, gain)
+        View::new(clip(stats, self.options.clip) / 127.0, gain)
     }
 
     fn block(&self, w: &NetWeights, block: &BlockWeights, module: u8, layer: u8) -> anyhow::Result<BlockPlan> {
@@ -169,13 +169,11 @@ impl Planner<'_> {
 
         let (hidden_stats, up_stats) = (at(Part::Hidden)?, at(Part::Up)?);
         let inner = g.down.inp;
-        let relative = column_factors(hidden_stats, self.options.hidden_equalization);
-        let unit = clip(hidden_stats, &relative, self.options.clip) / 127.0;
         let gate_shift = gate_shift(at(Part::Gate)?);
         let up_gain = 32.0 * f64::from(gate_shift).exp2();
         // 32000 units of the 16-bit `up` keep clear of saturation.
-        let hidden: Vec<f64> =
-            (0..inner).map(|i| (unit * relative[i]).max(f64::from(up_stats.column_max[i]) * up_gain / 32000.0).max(1e-9)).collect();
+        let steps = self.hidden_steps(hidden_stats).into_iter().zip(&up_stats.column_max);
+        let hidden: Vec<f64> = steps.map(|(step, &max)| step.max(f64::from(max) * up_gain / 32000.0).max(1e-9)).collect();
 
         let residual_shift = residual_shift(at(Part::Residual)?);
         let mut plan = GatedPlan { input, sums, hidden, residual_shift, gate_shift, up: QuantMatrix::empty(), down: QuantMatrix::empty() };
@@ -185,6 +183,23 @@ impl Planner<'_> {
         plan.down =
             quantize_matrix(&g.down, &plan.hidden, &vec![output_gain(residual_shift); g.down.out], &[hidden_stats], self.weight_options())?;
         Ok(plan)
+    }
+
+    /// Value of one unit of each hidden channel. The multipliers of `up` and the columns of `down` can carry a scale for each, for nothing.
+    fn hidden_steps(&self, stats: &SiteStats) -> Vec<f64> {
+        let all = clip(stats, self.options.clip);
+        if !self.options.hidden_channels {
+            return vec![all / 127.0; stats.width];
+        }
+        let mut channels = vec![Vec::new(); stats.width];
+        for s in &stats.samples {
+            channels[s.column as usize].push((s.value, s.weight));
+        }
+        let one = |(samples, &max): (&Vec<(f32, f32)>, &f32)| {
+            // A channel that is hardly ever on must not get weights beyond all others.
+            clip_samples(samples.iter().copied(), max, self.options.clip).max(all / 256.0) / 127.0
+        };
+        channels.iter().zip(&stats.column_max).map(one).collect()
     }
 
     fn attention(&self, w: &NetWeights, qkv: &Linear, out: &Linear, site: Site) -> anyhow::Result<AttentionPlan> {
@@ -290,28 +305,17 @@ fn residual_shift(residual: &SiteStats) -> u32 {
     (0..=12).map(|shift| (error(shift), shift)).min_by(|a, b| a.0.total_cmp(&b.0)).map_or(0, |best| best.1)
 }
 
-/// Scale of each column relative to the largest: `(column RMS / largest RMS)^exponent`. The RMS, because hidden values are products with
-/// heavy tails, whose maxima say little.
-fn column_factors(stats: &SiteStats, exponent: f64) -> Vec<f64> {
-    let rms: Vec<f64> = (0..stats.width).map(|k| stats.mean_square(k).sqrt()).collect();
-    let max = rms.iter().copied().fold(1e-9, f64::max);
-    rms.iter().map(|r| (r / max).max(1.0 / 256.0).powf(exponent)).collect()
+/// Where to clip: the largest magnitude that int8 represents.
+fn clip(stats: &SiteStats, method: Clip) -> f64 {
+    clip_samples(stats.samples.iter().map(|s| (s.value, s.weight)), stats.max(), method)
 }
 
-/// Where to clip: the largest magnitude that int8 represents, in units of the column factors (none: 1).
-fn clip(stats: &SiteStats, factors: &[f64], method: Clip) -> f64 {
-    let factor = |k: usize| factors.get(k).copied().unwrap_or(1.0);
-    let max = (0..stats.width).map(|k| f64::from(stats.column_max[k]) / factor(k)).fold(0.0, f64::max).max(1e-9);
-    let values = || {
-        stats.samples.iter().map(|s| {
-            let f = factor(s.column as usize);
-            (f64::from(s.value) / f, f * f * f64::from(s.weight))
-        })
-    };
+fn clip_samples(samples: impl Iterator<Item = (f32, f32)> + Clone, max: f32, method: Clip) -> f64 {
+    let max = f64::from(max).max(1e-9);
     match method {
         Clip::Absmax => max,
         Clip::Percentile(share) => {
-            let mut magnitudes: Vec<f64> = values().map(|(v, _)| v.abs()).collect();
+            let mut magnitudes: Vec<f64> = samples.map(|(v, _)| f64::from(v).abs()).collect();
             if magnitudes.is_empty() {
                 return max;
             }
@@ -321,12 +325,12 @@ fn clip(stats: &SiteStats, factors: &[f64], method: Clip) -> f64 {
         }
         Clip::Mse => {
             let error = |t: f64| -> f64 {
-                let step = t / 127.0;
-                values().map(|(v, w)| w * (v - (v / step).round().clamp(-128.0, 127.0) * step).powi(2)).sum()
+                let (step, scale) = ((t / 127.0) as f32, (127.0 / t) as f32);
+                samples.clone().map(|(v, w)| w * (v - (v * scale).round().clamp(-128.0, 127.0) * step).powi(2)).map(f64::from).sum()
             };
             let mut best = (f64::INFINITY, max);
-            for i in 0..80 {
-                // Down to a 140th of the maximum, in equal ratios.
+            for i in 0..64 {
+                // Down to a 50th of the maximum, in equal ratios.
                 let t = max * (-f64::from(i) / 16.0).exp();
                 let e = error(t);
                 if e < best.0 {

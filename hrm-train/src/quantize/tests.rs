@@ -52,14 +52,15 @@ fn spec(mixer: Mixer, fields: u16, shared: bool) -> ModelSpec {
     ModelSpec { config, groupings }
 }
 
-/// Random weights of LeCun's scale under the names of the model's kind.
+/// Random weights of half of LeCun's scale under the names of the model's kind: at the full scale a random network is chaotic, and its gain
+/// drowns what is tested.
 fn random_weights(spec: &ModelSpec, seed: u64) -> Tensors {
     let c = &spec.config;
     let [ch, inner, token_inner, vocab] = [c.channels, c.inner, c.token_inner, c.vocab].map(usize::from);
     let rows = usize::from(c.tokens + c.prefix);
     let public = c.prefix > 0;
     let mut shapes: Vec<(String, Vec<usize>, f32)> = Vec::new();
-    let mut matrix = |name: String, out: usize, inp: usize| shapes.push((name, vec![out, inp], 1.0 / (inp as f32).sqrt()));
+    let mut matrix = |name: String, out: usize, inp: usize| shapes.push((name, vec![out, inp], 0.5 / (inp as f32).sqrt()));
     for m in 0..c.modules() {
         for i in 0..c.layers(m) {
             let layer = if public { format!("model.inner.{}_level.layers.{i}", ["L", "H"][m]) } else { format!("module.{m}.{i}") };
@@ -122,6 +123,9 @@ fn options() -> QuantizeOptions {
     QuantizeOptions { segments: 4, task: TaskKind::Sudoku(4), ..QuantizeOptions::default() }
 }
 
+/// Least mean cosine of z_H after one segment.
+const LEAST_COSINE: f64 = 0.995;
+
 /// All kinds of models of the family.
 fn family() -> Vec<ModelSpec> {
     vec![
@@ -135,21 +139,28 @@ fn family() -> Vec<ModelSpec> {
     ]
 }
 
-/// Random networks amplify errors more than trained ones. One segment of these is 24 sublayers, each of which adds about 1 % of noise.
+/// One segment of these models is 12 blocks. The integer network must be as close as the simulation of its roundings, and close.
 #[test]
 fn integer_network_follows_the_float_one() {
+    let mut told = String::new();
+    let mut ok = true;
     for spec in family() {
         let model = quantized(&spec, &random_weights(&spec, 3), &options()).unwrap();
-        let int8 = Int8::new(model.file.as_slice(), Kernel::REFERENCE, 5).unwrap();
+        let int8 = Int8::new(model.file.as_slice(), Kernel::best(), 5).unwrap();
         let set = puzzles(24);
         // Puzzles that calibration has not seen.
         let inputs: Vec<&[u8]> = (8..24).map(|i| set.input(i)).collect();
         let agreement = agreement(&FloatNet::new(model.weights.clone()), &int8, &inputs, 1, 5).unwrap();
-        let what = format!("{:?}, {} fields, shared {}: {agreement:?}", spec.config.mixer, spec.config.fields, spec.config.shared);
-        println!("{what}");
-        assert!(agreement[0].z_h.mean >= 0.995 && agreement[0].z_l.mean >= 0.99, "{what}");
-        assert!(agreement[0].tokens > 0.9, "{what}");
+        let simulated = rounding_costs(&model, &inputs, 1, 5).unwrap().last().unwrap().first;
+        let a = &agreement[0];
+        ok &= a.z_h.mean >= LEAST_COSINE && a.tokens > 0.9 && 1.0 - a.z_h.mean < 1.5 * simulated + 1e-4;
+        told += &format!(
+            "{:?}, {} fields, shared {}: z_H {} z_L {} tokens {:.3}, simulated {simulated:.2e}\n",
+            spec.config.mixer, spec.config.fields, spec.config.shared, a.z_h, a.z_l, a.tokens
+        );
     }
+    println!("{told}");
+    assert!(ok, "{told}");
 }
 
 #[test]
