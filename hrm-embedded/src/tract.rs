@@ -11,7 +11,14 @@ use std::sync::Arc;
 use hrm_core::Run;
 use hrm_core::solve::{Event, Options, SolveError, Solver};
 use tract_onnx::pb::ModelProto;
-use tract_onnx::prelude::{Datum, Framework, InferenceModelExt, IntoRunnable, TValue, Tensor, TractResult, TypedRunnableModel, tvec};
+use tract_onnx::prelude::{
+    Datum, Framework, InferenceModelExt, IntoRunnable, SpecialOps as _, TValue, Tensor, TractResult, TypedRunnableModel, tvec,
+};
+use tract_onnx::tract_hir::infer::Solver as Rules;
+use tract_onnx::tract_hir::internal::{
+    DatumType, Expansion, InferenceResult, OutletId, StaticName, TVec, TensorProxy, TypedModel, check_input_arity, check_output_arity,
+    expand,
+};
 
 use crate::engine::{MAX_FILE, Model, Solved, Workspace};
 
@@ -100,10 +107,17 @@ impl Tract {
     /// As [`Tract::open`].
     pub fn from_bytes(mut bytes: &[u8], path: &Path) -> Result<Self, TractError> {
         let graph = |cause| TractError::Graph { path: path.to_owned(), cause };
-        let onnx = tract_onnx::onnx();
+        let mut onnx = tract_onnx::onnx();
+        onnx.op_register.insert("Cast", |_, node| Ok((expand(PlainCast { to: node.get_attr("to")? }), vec![])));
         let proto = onnx.proto_model_for_read(&mut bytes).map_err(|e| graph(format!("no ONNX file: {e}")))?;
         let crc = exported_crc(&proto).ok_or_else(|| graph("not written by `hrm-train export --onnx`".to_owned()))?;
-        let load = || onnx.model_for_proto_model(&proto)?.into_optimized()?.into_runnable();
+        // Code generation alone: tract 0.23.9's `declutter` propagates regions of interest through the constants of the whole graph, in
+        // expressions that grow exponentially with its depth.
+        let load = || {
+            let mut model = onnx.model_for_proto_model(&proto)?.into_typed()?;
+            model.optimize()?;
+            model.into_runnable()
+        };
         let plan = load().map_err(|e| graph(format!("tract cannot load it: {e:#}")))?;
         Ok(Self { path: path.to_owned(), crc, plan })
     }
@@ -172,6 +186,31 @@ impl Tract {
             return Err(TractError::Differs { graph, core });
         }
         Ok(changed)
+    }
+}
+
+/// ONNX `Cast` as the standard has it: tract's own turns `int64` into symbolic dimensions, whose arithmetic is another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct PlainCast {
+    to: DatumType,
+}
+
+impl Expansion for PlainCast {
+    fn name(&self) -> StaticName {
+        "PlainCast".into()
+    }
+
+    fn rules<'r, 'p: 'r, 's: 'r>(&'s self, s: &mut Rules<'r>, inputs: &'p [TensorProxy], outputs: &'p [TensorProxy]) -> InferenceResult {
+        check_input_arity(inputs, 1)?;
+        check_output_arity(outputs, 1)?;
+        s.equals(&outputs[0].datum_type, self.to)?;
+        s.equals(&outputs[0].rank, &inputs[0].rank)?;
+        s.equals(&outputs[0].shape, &inputs[0].shape)?;
+        Ok(())
+    }
+
+    fn wire(&self, prefix: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
+        model.wire_node(prefix, tract_onnx::tract_core::ops::cast::cast(self.to), inputs)
     }
 }
 

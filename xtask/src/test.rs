@@ -46,6 +46,11 @@ const STEPS: &[Step] = &[
         about: "xtask and the cross-crate tests",
         run: || cargo_step(&["test", "--release", "-p", "xtask", "-p", "hrm-tests"]),
     },
+    Step {
+        name: "tract",
+        about: "the ONNX export, run by tract, against the core",
+        run: || cargo_step(&["test", "--release", "-p", "hrm-tests", "--features", "tract", "--test", "tract"]),
+    },
     Step { name: "line", about: "the whole line: train, quantise, solve (4x4 and 6x6)", run: line::run },
     Step { name: "parity", about: "float models against the public implementations (libtorch)", run: parity },
     Step { name: "lint", about: "clippy without warnings", run: lint },

@@ -247,8 +247,11 @@ impl Norm {
         let sum = g.add(&x, d);
         let sum = g.sat16(Type::Int32, &sum);
         let x = g.cast(&sum, Type::Int64);
-        let squares = g.mul(&x, &x);
+        // x times -x, not x times x: tract makes a `Square` of that, which it has for floats only.
+        let negative = g.mul_scalar(Type::Int64, &x, -1);
+        let squares = g.mul(&x, &negative);
         let v = g.reduce_sum(&squares, 1);
+        let v = g.mul_scalar(Type::Int64, &v, -1);
         let v = g.div_scalar(Type::Int64, &v, width as i64);
         let v = g.add_scalar(Type::Int64, &v, 10);
         // e = floor(log2 v) / 2 counts the powers of 4 that v reaches: v - (4^k - 1) clamped to 0 or 1.
