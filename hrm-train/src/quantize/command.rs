@@ -45,6 +45,9 @@ pub struct Quantize {
     /// Where the int8 ranges end.
     #[arg(long, value_enum, default_value_t = ClipArgument::Mse)]
     clip: ClipArgument,
+    /// Do not try out the ranges: quicker.
+    #[arg(long)]
+    untuned: bool,
     /// One scale for all hidden channels of a sublayer.
     #[arg(long)]
     one_hidden_scale: bool,
@@ -132,6 +135,7 @@ pub fn run(args: &Quantize) -> anyhow::Result<String> {
         clip: args.clip.clip(),
         weight_mse: !args.plain_weights,
         hidden_channels: !args.one_hidden_scale,
+        tune: !args.untuned,
         segments: args.segments,
         seed: args.seed,
         name,
@@ -142,7 +146,7 @@ pub fn run(args: &Quantize) -> anyhow::Result<String> {
         "training": model.record,
         "quantization": {
             "clip": options.clip, "weight_mse": options.weight_mse, "bias_correction": options.correct_bias,
-            "hidden_channels": options.hidden_channels, "puzzles": puzzles.len(), "segments": options.segments, "seed": options.seed,
+            "hidden_channels": options.hidden_channels, "tuned": options.tune, "puzzles": puzzles.len(), "segments": options.segments, "seed": options.seed,
             "hrm_version": env!("CARGO_PKG_VERSION"),
         },
     }));

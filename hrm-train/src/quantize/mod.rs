@@ -3,7 +3,7 @@
 //! 1. [`weights`]: structured and public models in one form.
 //! 2. [`float`]: the float network in plain loops, with a tap wherever the integer network rounds.
 //! 3. [`observe`]: what passes the taps on some training puzzles.
-//! 4. [`plan`], [`matrix`]: scales, int8 weights, multipliers and shifts (docs/numerics.md).
+//! 4. [`plan`], [`matrix`]: scales, int8 weights, multipliers and shifts (docs/numerics.md); [`tune`] tries the ranges out.
 //! 5. [`write`]: the file. [`simulate`] and [`report`] tell what each rounding costs and how the integer network follows the float one.
 
 use anyhow::{Context as _, ensure};
@@ -22,6 +22,7 @@ pub mod report;
 pub mod simulate;
 #[cfg(test)]
 mod tests;
+pub mod tune;
 pub mod weights;
 pub mod write;
 
@@ -53,6 +54,8 @@ pub struct QuantizeOptions {
     pub correct_bias: bool,
     /// A scale for each hidden channel instead of one for all.
     pub hidden_channels: bool,
+    /// Try narrower and wider ranges on the simulated integer network and keep the best.
+    pub tune: bool,
     /// Segments of each calibration puzzle.
     pub segments: usize,
     /// Seed of random starts in calibration and of the self-test.
@@ -72,6 +75,7 @@ impl Default for QuantizeOptions {
             weight_mse: true,
             correct_bias: true,
             hidden_channels: true,
+            tune: true,
             segments: 16,
             seed: 1,
             name: "hrm".into(),
@@ -122,7 +126,11 @@ pub fn quantize(spec: &ModelSpec, weights: &Tensors, puzzles: &[&[u8]], options:
         let finite = s.column_square.iter().all(|v| v.is_finite());
         ensure!(finite, "the float network is not finite at {site:?} in calibration");
     }
-    let plan = plan::plan(net.weights(), &statistics, options)?;
+    let plan = if options.tune {
+        tune::tune(&net, &statistics, puzzles, options)?
+    } else {
+        plan::plan(net.weights(), &statistics, &plan::ranges(&statistics, options), options)?
+    };
     let file = assemble(net.weights(), &plan, puzzles[0], options)?;
     Ok(Quantized { file, weights: net.weights().clone(), plan, statistics })
 }

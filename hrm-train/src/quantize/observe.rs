@@ -132,6 +132,8 @@ impl Tap for Observer {
                 }
                 self.stats.entry(site).or_default().add(width, values, self.stride, &weights);
             }
+            // There are few groups: their sums are taken as often.
+            Part::Sum(_) => self.stats.entry(site).or_default().add(width, values, self.dense, &[]),
             _ => self.stats.entry(site).or_default().add(width, values, self.stride, &[]),
         }
     }

@@ -1,11 +1,15 @@
 //! From statistics to integers: the views, scales and matrices of every sublayer.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context as _;
 use hrm_core::Mixer;
+use rayon::prelude::*;
 
 use super::float::{Part, Site, Sublayer};
 use super::matrix::{QuantMatrix, WeightOptions, channel_scale, quantize_matrix, round_row};
 use super::observe::{Sample, SiteStats, Statistics};
+use super::simulate::Rounding;
 use super::weights::{BlockWeights, Gated, Linear, NetWeights};
 use super::{Clip, QuantizeOptions};
 
@@ -119,14 +123,15 @@ pub struct ModelPlan {
 struct Planner<'a> {
     stats: &'a Statistics,
     options: &'a QuantizeOptions,
+    ranges: &'a Ranges,
 }
 
-/// Chooses all scales and rounds all weights.
+/// Chooses all scales and rounds all weights, with these ranges of the int8 values.
 ///
 /// # Errors
 /// A site was never reached in calibration, or a matrix does not fit.
-pub fn plan(weights: &NetWeights, stats: &Statistics, options: &QuantizeOptions) -> anyhow::Result<ModelPlan> {
-    let planner = Planner { stats, options };
+pub fn plan(weights: &NetWeights, stats: &Statistics, ranges: &Ranges, options: &QuantizeOptions) -> anyhow::Result<ModelPlan> {
+    let planner = Planner { stats, options, ranges };
     let modules = weights.modules.iter().enumerate().map(|(m, blocks)| {
         blocks.iter().enumerate().map(|(i, block)| planner.block(weights, block, m as u8, i as u8)).collect::<anyhow::Result<Vec<_>>>()
     });
@@ -142,8 +147,12 @@ impl Planner<'_> {
         WeightOptions { mse: self.options.weight_mse, correct_bias: self.options.correct_bias }
     }
 
-    fn view(&self, stats: &SiteStats, gain: f64) -> View {
-        View::new(clip(stats, self.options.clip) / 127.0, gain)
+    fn range(&self, site: Site) -> anyhow::Result<&[f64]> {
+        self.ranges.get(&site).map(Vec::as_slice).with_context(|| format!("calibration did not reach {site:?}"))
+    }
+
+    fn view(&self, site: Site, gain: f64) -> anyhow::Result<View> {
+        Ok(View::new(self.range(site)?[0] / 127.0, gain))
     }
 
     fn block(&self, w: &NetWeights, block: &BlockWeights, module: u8, layer: u8) -> anyhow::Result<BlockPlan> {
@@ -162,18 +171,19 @@ impl Planner<'_> {
     fn gated(&self, g: &Gated, groupings: usize, site: Site) -> anyhow::Result<GatedPlan> {
         let at = |part| self.stats(Site { part, ..site });
         let input_stats = at(Part::Input)?;
-        let input = self.view(input_stats, STREAM);
+        let input = self.view(Site { part: Part::Input, ..site }, STREAM)?;
         let sum_stats = (0..groupings).map(|j| at(Part::Sum(j as u8))).collect::<anyhow::Result<Vec<_>>>()?;
         // Sums are formed in units of the input's view.
-        let sums: Vec<View> = sum_stats.iter().map(|s| self.view(s, 1.0 / input.step)).collect();
+        let sum = |j: usize| self.view(Site { part: Part::Sum(j as u8), ..site }, 1.0 / input.step);
+        let sums = (0..groupings).map(sum).collect::<anyhow::Result<Vec<View>>>()?;
 
         let (hidden_stats, up_stats) = (at(Part::Hidden)?, at(Part::Up)?);
         let inner = g.down.inp;
         let gate_shift = gate_shift(at(Part::Gate)?);
         let up_gain = 32.0 * f64::from(gate_shift).exp2();
         // 32000 units of the 16-bit `up` keep clear of saturation.
-        let steps = self.hidden_steps(hidden_stats).into_iter().zip(&up_stats.column_max);
-        let hidden: Vec<f64> = steps.map(|(step, &max)| step.max(f64::from(max) * up_gain / 32000.0).max(1e-9)).collect();
+        let ranges = self.range(Site { part: Part::Hidden, ..site })?.iter().cycle().zip(&up_stats.column_max);
+        let hidden: Vec<f64> = ranges.map(|(range, &max)| (range / 127.0).max(f64::from(max) * up_gain / 32000.0).max(1e-9)).collect();
 
         let residual_shift = residual_shift(at(Part::Residual)?);
         let mut plan = GatedPlan { input, sums, hidden, residual_shift, gate_shift, up: QuantMatrix::empty(), down: QuantMatrix::empty() };
@@ -185,39 +195,22 @@ impl Planner<'_> {
         Ok(plan)
     }
 
-    /// Value of one unit of each hidden channel. The multipliers of `up` and the columns of `down` can carry a scale for each, for nothing.
-    fn hidden_steps(&self, stats: &SiteStats) -> Vec<f64> {
-        let all = clip(stats, self.options.clip);
-        if !self.options.hidden_channels {
-            return vec![all / 127.0; stats.width];
-        }
-        let mut channels = vec![Vec::new(); stats.width];
-        for s in &stats.samples {
-            channels[s.column as usize].push((s.value, s.weight));
-        }
-        let one = |(samples, &max): (&Vec<(f32, f32)>, &f32)| {
-            // A channel that is hardly ever on must not get weights beyond all others.
-            clip_samples(samples.iter().copied(), max, self.options.clip).max(all / 256.0) / 127.0
-        };
-        channels.iter().zip(&stats.column_max).map(one).collect()
-    }
-
     fn attention(&self, w: &NetWeights, qkv: &Linear, out: &Linear, site: Site) -> anyhow::Result<AttentionPlan> {
         let c = &w.spec.config;
         let (ch, heads) = (usize::from(c.channels), usize::from(c.heads));
         let at = |part| self.stats(Site { part, ..site });
         let input_stats = at(Part::AttentionInput)?;
-        let input = self.view(input_stats, STREAM);
+        let input = self.view(Site { part: Part::AttentionInput, ..site }, STREAM)?;
         let mut gains = [STREAM; 3];
         let mut qkv_views = [input; 3];
         for (j, part) in [Part::Query, Part::Key, Part::Value].into_iter().enumerate() {
             let stats = at(part)?;
             // RoPE turns pairs: before it a value can be sqrt(2) larger. Beyond the range of Q5.10 the unit is coarser.
             gains[j] = STREAM.min(22_000.0 / f64::from(stats.max()).max(1e-9));
-            qkv_views[j] = self.view(stats, gains[j]);
+            qkv_views[j] = self.view(Site { part, ..site }, gains[j])?;
         }
         // The kernel gives the output in 1/128 of a unit of v.
-        let output = self.view(at(Part::AttentionOutput)?, 128.0 / qkv_views[2].step);
+        let output = self.view(Site { part: Part::AttentionOutput, ..site }, 128.0 / qkv_views[2].step)?;
         let head_width = (ch / heads) as f64;
         let score = qkv_views[0].step * qkv_views[1].step / head_width.sqrt() * core::f64::consts::LOG2_E * 256.0 * 65536.0;
         let steps = vec![input.step; ch];
@@ -243,7 +236,7 @@ impl Planner<'_> {
 
     fn head(&self, w: &NetWeights) -> anyhow::Result<HeadPlan> {
         let stats = self.stats(Site::HEAD)?;
-        let input = self.view(stats, STREAM);
+        let input = self.view(Site::HEAD, STREAM)?;
         let importance: Vec<f64> = (0..stats.width).map(|k| stats.mean_square(k) + 1e-9).cycle().take(w.head.w.len()).collect();
         let values: Vec<f64> = w.head.w.iter().map(|&v| f64::from(v)).collect();
         let sigma = channel_scale(&values, &importance, self.options.weight_mse);
@@ -303,6 +296,31 @@ fn residual_shift(residual: &SiteStats) -> u32 {
         residual.samples.iter().map(one).sum()
     };
     (0..=12).map(|shift| (error(shift), shift)).min_by(|a, b| a.0.total_cmp(&b.0)).map_or(0, |best| best.1)
+}
+
+/// Largest magnitude that int8 represents at each site: one for all columns, or (hidden channels) one for each.
+pub type Ranges = BTreeMap<Site, Vec<f64>>;
+
+/// The ranges that follow from the values alone.
+#[must_use]
+pub fn ranges(stats: &Statistics, options: &QuantizeOptions) -> Ranges {
+    let int8 = |site: &Site| !matches!(Rounding::of(site.part), None | Some(Rounding::Stream)) || *site == Site::HEAD;
+    let range = |site: Site, s: &SiteStats| {
+        if site.part == Part::Hidden && options.hidden_channels { channel_ranges(s, options.clip) } else { vec![clip(s, options.clip)] }
+    };
+    stats.par_iter().filter(|(site, _)| int8(site)).map(|(&site, s)| (site, range(site, s))).collect()
+}
+
+/// A range for each channel. The multipliers of `up` and the columns of `down` can carry a scale for each hidden channel, for nothing.
+fn channel_ranges(stats: &SiteStats, method: Clip) -> Vec<f64> {
+    let all = clip(stats, method);
+    let mut channels = vec![Vec::new(); stats.width];
+    for s in &stats.samples {
+        channels[s.column as usize].push((s.value, s.weight));
+    }
+    // A channel that is hardly ever on must not get weights beyond all others.
+    let one = |(samples, &max): (&Vec<(f32, f32)>, &f32)| clip_samples(samples.iter().copied(), max, method).max(all / 256.0);
+    channels.iter().zip(&stats.column_max).map(one).collect()
 }
 
 /// Where to clip: the largest magnitude that int8 represents.

@@ -90,7 +90,7 @@ struct State {
 /// Cosines of z_H and z_L, and equal tokens.
 type Likeness = (f64, f64, usize);
 
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
+pub(super) fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let (mut ab, mut aa, mut bb) = (0.0, 0.0, 0.0);
     for (&a, &b) in a.iter().zip(b) {
         let (a, b) = (f64::from(a), f64::from(b));

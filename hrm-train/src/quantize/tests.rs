@@ -281,7 +281,7 @@ fn clipping_and_roundings_are_told() {
     let spec = spec(Mixer::Attention, 1, false);
     let weights = random_weights(&spec, 2);
     let share = |clip| {
-        let model = quantized(&spec, &weights, &QuantizeOptions { clip, ..options() }).unwrap();
+        let model = quantized(&spec, &weights, &QuantizeOptions { clip, tune: false, ..options() }).unwrap();
         model.saturation().iter().map(|s| s.share).sum::<f64>()
     };
     assert!(share(Clip::Percentile(0.9)) > 0.05);
