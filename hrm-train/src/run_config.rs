@@ -74,6 +74,14 @@ impl From<OneOrMany> for Paths {
     }
 }
 
+impl Paths {
+    /// The file names alone.
+    fn without_folders(&self) -> Self {
+        let name = |path: &String| Path::new(path).file_name().map_or_else(|| path.clone(), |n| n.to_string_lossy().into_owned());
+        Self(self.0.iter().map(name).collect())
+    }
+}
+
 /// Puzzles made by the built-in generator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -303,6 +311,16 @@ pub fn find_config(path: &Path) -> anyhow::Result<PathBuf> {
 }
 
 impl RunConfig {
+    /// The config as a model's record shows it: data files by name, because a shipped model should not tell where they lay.
+    #[must_use]
+    pub fn without_folders(&self) -> Self {
+        let mut config = self.clone();
+        for paths in [&mut config.data.train, &mut config.data.meta, &mut config.data.exclude_meta] {
+            *paths = paths.without_folders();
+        }
+        config
+    }
+
     /// Reads `path` (see [`find_config`]), applies `overrides` of the form `section.key=value`, makes data paths independent of the
     /// config's folder and validates.
     ///

@@ -285,7 +285,7 @@ fn shipped(spec: &ModelSpec, engine: &dyn Engine, run: &Position, score: Holdout
         holdout: score,
         parameters,
         hrm_version: env!("CARGO_PKG_VERSION").to_owned(),
-        config: run.config.clone(),
+        config: run.config.without_folders(),
     };
     FloatModel { spec: spec.clone(), weights, record: Some(record) }
 }
