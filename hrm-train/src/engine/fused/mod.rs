@@ -1,6 +1,6 @@
 //! Structured cells on CPUs: a `group-sum` network trained puzzle by puzzle, each small enough to stay in the caches of one core.
 //!
-//! A batch is cut into chunks of [`CHUNK`] puzzles, whatever the number of threads. Each chunk has a gradient of its own and the chunks
+//! A batch is cut into chunks of `CHUNK` puzzles, whatever the number of threads. Each chunk has a gradient of its own and the chunks
 //! are added in order, so the result is the same, bit for bit, on any number of threads.
 
 use anyhow::{bail, ensure};
