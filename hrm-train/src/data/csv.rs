@@ -132,7 +132,7 @@ pub fn write(path: &Path, set: &PuzzleSet) -> Result<()> {
     }
 }
 
-/// As [`write`] to a stream, not compressed.
+/// As [`write()`] to a stream, not compressed.
 ///
 /// # Errors
 /// The stream fails.

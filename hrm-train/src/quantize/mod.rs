@@ -4,7 +4,7 @@
 //! 2. [`float`]: the float network in plain loops, with a tap wherever the integer network rounds.
 //! 3. [`observe`]: what passes the taps on some training puzzles.
 //! 4. [`plan`], [`matrix`]: scales, int8 weights, multipliers and shifts (docs/numerics.md); [`tune`] tries the ranges out.
-//! 5. [`write`]: the file. [`simulate`] and [`report`] tell what each rounding costs and how the integer network follows the float one.
+//! 5. [`mod@write`]: the file. [`simulate`] and [`report`] tell what each rounding costs and how the integer network follows the float one.
 
 use anyhow::{Context as _, ensure};
 use hrm_core::format::{AlignedBytes, SelfTest, TaskKind};
