@@ -179,6 +179,17 @@ impl Graph {
         self.op("ReduceSum", &[a, &axes], &[Attr::Int("keepdims", 1)])
     }
 
+    /// Sum of `int64` elements below `2^offset_log2` in size. tract 0.23.9 sums integers of any width in 32 bits, so the upper and the lower
+    /// bits (16) are summed apart; both sums fit for fewer than `2^15` elements below `2^32`.
+    pub(super) fn wide_sum(&mut self, a: &Value, axis: i64, offset_log2: u32) -> Value {
+        let high = self.shift_down(Type::Int64, a, 0, 16, offset_log2);
+        let back = self.mul_scalar(Type::Int64, &high, -(1 << 16));
+        let low = self.add(a, &back);
+        let [high, low] = [high, low].map(|part| self.reduce_sum(&part, axis));
+        let high = self.mul_scalar(Type::Int64, &high, 1 << 16);
+        self.add(&high, &low)
+    }
+
     /// Elements `from..to` of `axis`.
     pub(super) fn slice(&mut self, a: &Value, axis: usize, from: usize, to: usize) -> Value {
         let [from, to, axis] = [from, to, axis].map(|v| self.constant(Type::Int64, &[1], [v as i64]));

@@ -250,7 +250,7 @@ impl Norm {
         // x times -x, not x times x: tract makes a `Square` of that, which it has for floats only.
         let negative = g.mul_scalar(Type::Int64, &x, -1);
         let squares = g.mul(&x, &negative);
-        let v = g.reduce_sum(&squares, 1);
+        let v = g.wide_sum(&squares, 1, 32);
         let v = g.mul_scalar(Type::Int64, &v, -1);
         let v = g.div_scalar(Type::Int64, &v, width as i64);
         let v = g.add_scalar(Type::Int64, &v, 10);
@@ -316,11 +316,11 @@ fn heads(g: &mut Graph, view: &ModelView<'_>, z_h: &Value) {
 
     let first = if prefix > 0 { g.slice(z_h, 0, 0, 1) } else { z_h.clone() };
     let first = g.cast(&first, Type::Int64);
-    let sums = g.reduce_sum(&first, 0);
+    let sums = g.wide_sum(&first, 0, 16);
     let outputs = heads.q_bias.len();
     let weights = g.constant(Type::Int64, &[outputs, ch], heads.q_weights.iter().map(|&w| i64::from(w)));
     let products = g.mul(&sums, &weights);
-    let acc = g.reduce_sum(&products, 1);
+    let acc = g.wide_sum(&products, 1, 40);
     let acc = g.reshape(&acc, &[outputs]);
     // The sums are below 2^48, the bias below 2^61 (checked before).
     let bias = g.constant(Type::Int64, &[outputs], heads.q_bias.iter().copied());
