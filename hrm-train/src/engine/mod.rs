@@ -86,6 +86,22 @@ pub struct RowOutcome {
 /// Named tensors: shape and row-major values.
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
+/// A counter as four floats of 16 bits each, lowest first: exact, where one f32 holds 24 bits only.
+fn split(counter: u64) -> impl Iterator<Item = f32> {
+    (0..4).map(move |i| (counter >> (16 * i) & 0xffff) as f32)
+}
+
+/// The counter that [`split`] took apart.
+fn join(parts: &[f32]) -> anyhow::Result<u64> {
+    parts.iter().rev().try_fold(0, |value, &part| {
+        anyhow::ensure!(
+            (0.0..65_536.0).contains(&part) && part.fract() == 0.0,
+            "tensor `counters` holds {part}, expected integers of 16 bits"
+        );
+        Ok(value << 16 | part as u64)
+    })
+}
+
 /// A float network with its optimizer and the carries of its batch.
 pub trait Engine {
     /// One deep-supervision step: one segment for every row of the batch, loss, gradient, one optimizer step. The carry is kept, detached.

@@ -4,11 +4,11 @@
 //! `[batch, R, C]`; `counters` `[4, 4]`: seed, optimizer steps, starts handed out, segments begun. A counter is four numbers of 16 bits,
 //! lowest first: f32 holds those exactly.
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 
 use super::FusedEngine;
 use super::layout::{Dims, Packed, tensor};
-use crate::engine::Tensors;
+use crate::engine::{Tensors, join, split};
 
 const INIT: [&str; 2] = ["init.H", "init.L"];
 const CARRY: [&str; 2] = ["carry.H", "carry.L"];
@@ -29,17 +29,6 @@ fn pad(d: &Dims, rows: &[f32]) -> anyhow::Result<Vec<f32>> {
 
 fn unpad(d: &Dims, rows: &[f32]) -> Vec<f32> {
     rows.chunks_exact(d.cp).flat_map(|row| &row[..d.c]).copied().collect()
-}
-
-fn split(counter: u64) -> impl Iterator<Item = f32> {
-    (0..4).map(move |i| (counter >> (16 * i) & 0xffff) as f32)
-}
-
-fn join(parts: &[f32]) -> anyhow::Result<u64> {
-    parts.iter().rev().try_fold(0, |value, &part| {
-        ensure!((0.0..65_536.0).contains(&part) && part.fract() == 0.0, "tensor `counters` holds {part}, expected integers of 16 bits");
-        Ok(value << 16 | part as u64)
-    })
 }
 
 impl FusedEngine {

@@ -5,24 +5,13 @@
 //! `counters` `[4, 4]`: seed, optimizer steps, starts handed out, segments begun, four numbers of 16 bits each, lowest first. Public models
 //! also have `steps` `[batch]`.
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use tch::Tensor;
 
 use super::TorchEngine;
 use super::layout::{device_tensor, host, take};
 use super::net::Carry;
-use crate::engine::Tensors;
-
-fn split(counter: u64) -> impl Iterator<Item = f32> {
-    (0..4).map(move |i| (counter >> (16 * i) & 0xffff) as f32)
-}
-
-fn join(parts: &[f32]) -> anyhow::Result<u64> {
-    parts.iter().rev().try_fold(0, |value, &part| {
-        ensure!((0.0..65_536.0).contains(&part) && part.fract() == 0.0, "tensor `counters` holds {part}, expected integers of 16 bits");
-        Ok(value << 16 | part as u64)
-    })
-}
+use crate::engine::{Tensors, join, split};
 
 impl TorchEngine {
     fn carry_shape(&self) -> [usize; 3] {
