@@ -205,6 +205,9 @@ section! {
         device: String = "cpu".to_owned(),
         /// `f32` or `bf16` (torch only).
         dtype: Dtype = Dtype::F32,
+        /// Model whose weights the run starts from (a run folder or a `.safetensors` of the same architecture), such as to fine-tune it; empty:
+        /// fresh weights. Relative to the working directory.
+        init: String = String::new(),
         /// Segments trained: optimizer steps of the whole run. The learning rate is a function of the step and of this.
         steps: u64 = 10_000,
         /// Puzzles trained at once.
@@ -317,6 +320,9 @@ impl RunConfig {
         let mut config = self.clone();
         for paths in [&mut config.data.train, &mut config.data.meta, &mut config.data.exclude_meta] {
             *paths = paths.without_folders();
+        }
+        if let Some(name) = Path::new(&config.train.init).file_name() {
+            config.train.init = name.to_string_lossy().into_owned();
         }
         config
     }

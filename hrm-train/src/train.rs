@@ -111,7 +111,14 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
         "{} puzzles to train on, {} held out to choose the checkpoint, {} dropped",
         puzzles.record.train, puzzles.record.holdout, puzzles.record.dropped
     );
-    let mut engine = build_engine(config, &spec, None)?;
+    let mut engine = match config.train.init.as_str() {
+        "" => build_engine(config, &spec, None)?,
+        path => {
+            let model = FloatModel::load(Path::new(path)).context("train.init")?;
+            ensure!(model.spec == spec, "train.init: {path} has another architecture than [model]: {:?}, expected {:?}", model.spec.config, spec.config);
+            build_engine(config, &spec, Some(&model.weights)).with_context(|| format!("train.init: {path}"))?
+        }
+    };
 
     let mut run = Position {
         config: config.clone(),
