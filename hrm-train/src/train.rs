@@ -16,11 +16,14 @@ use serde_json::json;
 
 use crate::checkpoint::{Checkpoints, write_atomic};
 use crate::data::rng::{below, generator, mix, unit};
-use crate::data::{Sampler, SamplerOptions};
+use crate::data::{PuzzleSet, Sampler, SamplerOptions};
 use crate::engine::{Engine, RowOutcome};
 use crate::evaluate::{self, HoldoutScore};
 use crate::model_file::{DataRecord, FloatModel, TrainingRecord, build_engine};
 use crate::puzzles;
+use crate::quantize::float::FloatNet;
+use crate::quantize::weights::NetWeights;
+use crate::quantize::{self, QuantizeOptions};
 use crate::run_config::RunConfig;
 use crate::spec::ModelSpec;
 
@@ -111,14 +114,7 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
         "{} puzzles to train on, {} held out to choose the checkpoint, {} dropped",
         puzzles.record.train, puzzles.record.holdout, puzzles.record.dropped
     );
-    let mut engine = match config.train.init.as_str() {
-        "" => build_engine(config, &spec, None)?,
-        path => {
-            let model = FloatModel::load(Path::new(path)).context("train.init")?;
-            ensure!(model.spec == spec, "train.init: {path} has another architecture than [model]: {:?}, expected {:?}", model.spec.config, spec.config);
-            build_engine(config, &spec, Some(&model.weights)).with_context(|| format!("train.init: {path}"))?
-        }
-    };
+    let mut engine = first_engine(config, &spec, &puzzles.train)?;
 
     let mut run = Position {
         config: config.clone(),
@@ -227,6 +223,33 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
         }
     }
     Ok(Summary { best: run.best, seconds: run.seconds })
+}
+
+/// Training puzzles that choose the ranges of `train.quantize`.
+const CALIBRATION: usize = 64;
+
+/// The engine at step 0: fresh, or with the weights of `train.init`.
+fn first_engine(config: &RunConfig, spec: &ModelSpec, train: &PuzzleSet) -> anyhow::Result<Box<dyn Engine>> {
+    let path = config.train.init.as_str();
+    if path.is_empty() {
+        return build_engine(config, spec, None);
+    }
+    let model = FloatModel::load(Path::new(path)).context("train.init")?;
+    ensure!(
+        model.spec == *spec,
+        "train.init: {path} has another architecture than [model]: {:?}, expected {:?}",
+        model.spec.config,
+        spec.config
+    );
+    let mut engine = build_engine(config, spec, Some(&model.weights)).with_context(|| format!("train.init: {path}"))?;
+    if config.train.quantize {
+        let n = CALIBRATION.min(train.len());
+        let puzzles: Vec<&[u8]> = (0..n).map(|i| train.input(i * train.len() / n)).collect();
+        let net = FloatNet::new(NetWeights::new(spec, &model.weights)?);
+        let (plan, _) = quantize::calibrate(&net, &puzzles, &QuantizeOptions::default()).context("train.quantize")?;
+        engine.round_as(&plan)?;
+    }
+    Ok(engine)
 }
 
 /// Reads the last checkpoint into the engine; refuses if config or data decide other weights.

@@ -197,6 +197,27 @@ unsafe fn swiglu_body<V: Vector>(pre: &[f32], h: &mut [f32], width: usize) {
 }
 
 kernel! {
+    /// Rounds every value to a whole number of its column's `steps` (`[width]`), clipped to -128..=127 of them.
+    round_int8 = round_int8_body(x: &mut [f32], steps: &[f32]) {
+        assert!(steps.len().is_multiple_of(LANES) && x.len().is_multiple_of(steps.len()), "round_int8: {} values", x.len());
+    }
+}
+
+#[inline(always)]
+unsafe fn round_int8_body<V: Vector>(x: &mut [f32], steps: &[f32]) {
+    for row in x.chunks_exact_mut(steps.len()) {
+        for (values, steps) in row.chunks_exact_mut(LANES).zip(steps.chunks_exact(LANES)) {
+            let p = values.as_mut_ptr();
+            // SAFETY: both chunks have LANES values.
+            unsafe {
+                let step = V::load(steps.as_ptr());
+                V::load(p).mul(step.recip()).clamp(-128.0, 127.0).round().mul(step).store(p);
+            }
+        }
+    }
+}
+
+kernel! {
     /// Backward of [`swiglu`]: `pre` becomes its own gradient, `h` goes in as the gradient of h and comes out as h.
     swiglu_backward = swiglu_backward_body(pre: &mut [f32], h: &mut [f32], width: usize) {
         assert!(width.is_multiple_of(LANES) && pre.len() == 2 * h.len(), "swiglu_backward: {} and {} values", pre.len(), h.len());
