@@ -5,6 +5,7 @@ pub mod engine;
 pub mod evaluate;
 pub mod evaluate_int8;
 pub mod export;
+pub mod guesses;
 pub mod import;
 pub mod model_file;
 pub mod monitor;
