@@ -147,6 +147,16 @@ impl<'a> ModelView<'a> {
         Ok(view)
     }
 
+    /// Reads the file at the start of a larger `region`, such as the part of flash that is kept for a model.
+    ///
+    /// # Errors
+    /// As [`ModelView::new_checked`], for the length that the file announces.
+    pub fn in_region(region: &'a [u8]) -> Result<Self, FormatError> {
+        let length = region.get(12..16).and_then(|b| b.first_chunk()).map_or(0, |&b| u32::from_le_bytes(b) as usize);
+        // A length that cannot be is left to the checks of the whole.
+        Self::new_checked(region.get(..length).filter(|f| f.len() >= HEADER_LEN).unwrap_or(region))
+    }
+
     /// The architecture.
     #[must_use]
     pub const fn config(&self) -> &Config {

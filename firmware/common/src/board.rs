@@ -1,0 +1,21 @@
+//! What an image needs to know of its board.
+
+/// A board: its name, its serial port, and a counter that runs while it works.
+pub trait Board {
+    /// The name, which reports carry.
+    const NAME: &'static str;
+    /// Instructions (first) of this many ticks (second) of [`Board::ticks`], in an emulator in which an instruction takes 1 ns.
+    const INSTRUCTIONS_OF_TICKS: (u32, u32);
+
+    /// Switches on the serial port and the counter. Called once, first.
+    fn start();
+
+    /// A counter that goes up and wraps at 2^32.
+    fn ticks() -> u32;
+
+    /// A byte that has come in, if one has.
+    fn receive() -> Option<u8>;
+
+    /// Sends a byte; waits while the one before is under way.
+    fn send(byte: u8);
+}
