@@ -3,12 +3,16 @@
 //! [`Kernel`] chooses between them at run time; the operations are whole row blocks, so the choice costs nothing. This is the only
 //! room with unsafe code, and only in the ISA files.
 
+#[cfg(hrm_isa = "dsp")]
+mod armv7em;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
 pub mod reference;
+mod scalar;
 pub mod tables;
+mod tiled;
 
 /// A block of columns of an int8 matrix, `[n, k]`.
 #[derive(Clone, Copy, Debug)]
@@ -88,10 +92,13 @@ pub struct Kernel(Isa);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Isa {
     Reference,
+    Scalar,
     #[cfg(target_arch = "x86_64")]
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
+    #[cfg(hrm_isa = "dsp")]
+    Armv7em,
 }
 
 /// Whether this CPU has the features: asked at run time with `std`, else what the build was told.
@@ -111,10 +118,13 @@ macro_rules! dispatch {
     ($isa:expr, $function:ident($($arg:expr),*)) => {
         match $isa {
             Isa::Reference => reference::$function($($arg),*),
+            Isa::Scalar => scalar::$function($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::$function($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => avx512vnni::$function($($arg),*),
+            #[cfg(hrm_isa = "dsp")]
+            Isa::Armv7em => armv7em::$function($($arg),*),
         }
     };
 }
@@ -130,9 +140,11 @@ impl Kernel {
             has!("avx2").then_some(Self(Isa::Avx2)),
             has!("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx512vnni").then_some(Self(Isa::Avx512Vnni)),
         ];
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(hrm_isa = "dsp")]
+        let others = [Some(Self(Isa::Armv7em))];
+        #[cfg(not(any(target_arch = "x86_64", hrm_isa = "dsp")))]
         let others = [None];
-        core::iter::once(Self::REFERENCE).chain(others.into_iter().flatten())
+        [Self::REFERENCE, Self(Isa::Scalar)].into_iter().chain(others.into_iter().flatten())
     }
 
     /// The fastest kernel of this CPU.
@@ -147,15 +159,18 @@ impl Kernel {
         Self::available().find(|k| k.name() == name)
     }
 
-    /// Its name: `reference`, `avx2`, `avx512vnni`.
+    /// Its name: `reference`, `scalar` (register tiles without SIMD), or that of an instruction set.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self.0 {
             Isa::Reference => "reference",
+            Isa::Scalar => "scalar",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => "avx512vnni",
+            #[cfg(hrm_isa = "dsp")]
+            Isa::Armv7em => "armv7em",
         }
     }
 
@@ -188,6 +203,29 @@ impl Kernel {
     /// Hidden values of the gated MLP: `gate_up` `[R, 2I]`, `out` `[R, I]`; `shift` (0 to 4) is that of the gate's unit.
     pub fn glu(self, gate_up: &[i16], inner: usize, shift: u32, out: &mut [i8]) {
         dispatch!(self.0, glu_rows(gate_up, inner, shift, out));
+    }
+
+    /// Hidden values of the gated MLP from its input: [`Kernel::project`] into `gate_up` (`[R, 2I]`, scratch), then [`Kernel::glu`].
+    #[expect(clippy::too_many_arguments, reason = "two operations in one")]
+    pub fn gated(
+        self,
+        a: &[i8],
+        w: &Columns<'_>,
+        q: &Requant<'_>,
+        bases: Option<&Bases<'_>>,
+        shift: u32,
+        gate_up: &mut [i16],
+        out: &mut [i8],
+    ) {
+        match self.0 {
+            #[cfg(hrm_isa = "dsp")]
+            Isa::Armv7em => armv7em::gated(a, w, q, bases, shift, gate_up, out),
+            Isa::Scalar => scalar::gated(a, w, q, bases, shift, gate_up, out),
+            _ => {
+                self.project(a, w, q, bases, gate_up);
+                self.glu(gate_up, w.n / 2, shift, out);
+            }
+        }
     }
 
     /// `x <- norm(sat16(x + d))` for each row of `width` elements.

@@ -115,11 +115,12 @@ pub fn glu_rows(gate_up: &[i16], inner: usize, shift: u32, out: &mut [i8]) {
 }
 
 /// Weights are read in place: no packed form.
-pub(super) const fn packed_words(_n: usize, _k: usize) -> usize {
+pub const fn packed_words(_n: usize, _k: usize) -> usize {
     0
 }
 
-pub(super) const fn pack(_w: &Columns<'_>, _out: &mut [i32]) {}
+/// Nothing to do.
+pub const fn pack(_w: &Columns<'_>, _out: &mut [i32]) {}
 
 fn dot(a: &[i8], w: &[i8]) -> i32 {
     a.iter().zip(w).map(|(&a, &w)| i32::from(a) * i32::from(w)).sum()
