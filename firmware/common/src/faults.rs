@@ -35,19 +35,36 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 fn reset() -> ! {
     #[cfg(target_arch = "arm")]
     cortex_m::peripheral::SCB::sys_reset();
-    #[cfg(not(target_arch = "arm"))]
+    // `virt` resets when its test device is told so.
+    #[cfg(target_arch = "riscv32")]
     loop {
-        core::hint::spin_loop();
+        // SAFETY: the address of the device on QEMU's `virt` board; the value means reset.
+        unsafe { (0x10_0000 as *mut u32).write_volatile(0x7777) };
     }
+}
+
+fn fault(address: u32) -> ! {
+    if EMULATED.load(Ordering::Relaxed) {
+        eprintln!("fault at {address:#010x}");
+        process::exit(code::FAULT);
+    }
+    reset()
 }
 
 /// Faults of Cortex-M: the address of the instruction is in the frame.
 #[cfg(target_arch = "arm")]
 #[cortex_m_rt::exception]
 unsafe fn HardFault(frame: &cortex_m_rt::ExceptionFrame) -> ! {
-    if EMULATED.load(Ordering::Relaxed) {
-        eprintln!("fault at {:#010x}", frame.pc());
-        process::exit(code::FAULT);
-    }
-    reset()
+    fault(frame.pc())
 }
+
+/// Exceptions of RISC-V.
+#[cfg(target_arch = "riscv32")]
+#[unsafe(export_name = "ExceptionHandler")]
+fn exception(_frame: &riscv_rt::TrapFrame) -> ! {
+    fault(riscv::register::mepc::read() as u32)
+}
+
+/// Floating point and vectors on (FS and VS of mstatus) before compiled code runs, where the core has them.
+#[cfg(target_arch = "riscv32")]
+core::arch::global_asm!(".globl __pre_init", "__pre_init:", "li t0, 0x6600", "csrs mstatus, t0", "ret");

@@ -3,7 +3,7 @@
 
 use core::slice;
 
-use hrm_core::{FormatError, ModelView};
+use hrm_embedded::hrm_core::{FormatError, ModelView};
 
 unsafe extern "C" {
     // Set by `memory.x`.

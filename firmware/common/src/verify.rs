@@ -7,22 +7,26 @@
 //! | `run N PUZZLE` | `N` lines `segment I HASH INSTRUCTIONS`, then `answer TOKENS` as digits |
 //! | `layers N PUZZLE` | for the `N`-th segment a line `layer PLACE HASH` after every layer |
 //!
-//! The first lines are `machine NAME`, `kernel NAME`, `model NAME CRC`, `self-test HASH` and `memory BYTES` (arena used), or `error ..`.
+//! The first lines are `machine NAME`, `kernel NAME`, `model NAME CRC`, `memory BYTES` (arena used) and `self-test HASH`, the last is
+//! `stack BYTES` (the most it took); in place of any of them may be `error ..`.
 
 use core::fmt::Display;
 
-use hrm_core::task::Sudoku;
-use hrm_core::{Kernel, ModelView, Network, Plan, Run};
+use hrm_embedded::hrm_core::format::TaskKind;
+use hrm_embedded::hrm_core::task::{PuzzleError, Sudoku};
+use hrm_embedded::hrm_core::{FormatError, InputError, MemoryError, ModelView, Place, Run};
 use semihosting::io::{self, Read as _};
 use semihosting::{println, process};
 
-use crate::{Board, faults, region};
+use crate::{Board, faults, region, serve, stack};
 
-/// Runs until the requests end, then leaves the emulator with exit code 0. The first [`Network::required_bytes`] of `arena` are used.
-pub fn main<B: Board>(arena: &mut [u64]) -> ! {
+/// Runs until the requests end, then leaves the emulator with exit code 0. The arena may lie in two memories; `packed` is as in
+/// [`serve::network`].
+pub fn main<B: Board>(arenas: [&mut [u64]; 2], packed: &'static mut [i32]) -> ! {
+    stack::paint();
     faults::tell_the_emulator();
     B::start();
-    let Err(error) = serve::<B>(arena) else { process::exit(0) };
+    let Err(error) = requests::<B>(arenas, packed) else { process::exit(0) };
     println!("error {}", error);
     process::exit(faults::code::ERROR)
 }
@@ -30,10 +34,10 @@ pub fn main<B: Board>(arena: &mut [u64]) -> ! {
 /// What ends the run.
 enum Error {
     Message(&'static str),
-    Model(hrm_core::FormatError),
-    Memory(hrm_core::MemoryError),
-    Input(hrm_core::InputError),
-    Puzzle(hrm_core::task::PuzzleError),
+    Model(FormatError),
+    Memory(MemoryError),
+    Input(InputError),
+    Puzzle(PuzzleError),
 }
 
 impl Display for Error {
@@ -48,14 +52,13 @@ impl Display for Error {
     }
 }
 
-fn serve<B: Board>(arena: &mut [u64]) -> Result<(), Error> {
+fn requests<B: Board>(arenas: [&mut [u64]; 2], packed: &'static mut [i32]) -> Result<(), Error> {
     let view = region::model().map_err(Error::Model)?;
-    let kernel = Kernel::best();
-    println!("machine {}\nkernel {}\nmodel {} {:08x}", B::NAME, kernel.name(), view.header().name(), view.crc());
-    let network = Network::with_packed(view, kernel, &[]).unwrap_or_else(|_| Network::reference(view));
-    let mut run = Run::new(network, arena, Plan::DEVICE).map_err(Error::Memory)?;
+    let network = serve::network(view, packed);
+    println!("machine {}\nkernel {}\nmodel {} {:08x}", B::NAME, network.kernel().name(), view.header().name(), view.crc());
+    println!("memory {}", network.required_bytes(B::PLAN));
+    let mut run = Run::new_in(network, arenas, B::PLAN).map_err(Error::Memory)?;
     self_test(&view, &mut run)?;
-    println!("memory {}", network.required_bytes(Plan::DEVICE));
     let mut lines = Lines::new()?;
     while let Some(line) = lines.next()? {
         let mut words = line.split(' ');
@@ -70,6 +73,7 @@ fn serve<B: Board>(arena: &mut [u64]) -> Result<(), Error> {
         }
         println!("done");
     }
+    println!("stack {}", stack::most());
     Ok(())
 }
 
@@ -91,8 +95,8 @@ fn start(view: &ModelView<'_>, run: &mut Run<'_, '_>, text: &str) -> Result<(), 
     let mut tokens = [0; 81];
     let count = usize::from(view.config().tokens);
     let sudoku = match view.header().task {
-        hrm_core::format::TaskKind::Sudoku(n) => Sudoku::new(usize::from(n)),
-        hrm_core::format::TaskKind::Grid => None,
+        TaskKind::Sudoku(n) => Sudoku::new(usize::from(n)),
+        TaskKind::Grid => None,
     };
     let (Some(sudoku), Some(tokens)) = (sudoku, tokens.get_mut(..count)) else { return Err(Error::Message("the model solves no Sudoku")) };
     sudoku.parse(text, tokens).map_err(Error::Puzzle)?;
@@ -107,10 +111,10 @@ fn hashes<B: Board>(run: &mut Run<'_, '_>, segments: u16) {
         let passed = u64::from(B::ticks().wrapping_sub(before));
         println!("segment {} {:016x} {}", i, run.hash(), passed * u64::from(instructions) / u64::from(ticks));
     }
-    io_answer(run);
+    print_answer(run);
 }
 
-fn io_answer(run: &Run<'_, '_>) {
+fn print_answer(run: &Run<'_, '_>) {
     semihosting::print!("answer ");
     for &t in run.answer() {
         semihosting::print!("{}", char::from(b'0' + t.saturating_sub(1)));
@@ -118,7 +122,12 @@ fn io_answer(run: &Run<'_, '_>) {
     println!();
 }
 
-fn layers(_run: &mut Run<'_, '_>, _segment: u16) {}
+fn layers(run: &mut Run<'_, '_>, segment: u16) {
+    for _ in 1..segment {
+        run.segment();
+    }
+    run.segment_watched(Some(&mut |place: Place, hash| println!("layer {} {:016x}", place, hash)));
+}
 
 /// Lines of the standard input.
 struct Lines {

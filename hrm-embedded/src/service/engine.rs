@@ -61,7 +61,7 @@ enum What {
 impl<'a, 'm> Engine<'a, 'm> {
     pub(super) fn new(
         network: Network<'m>,
-        arena: &'a mut [u64],
+        arenas: [&'a mut [u64]; 2],
         plan: Plan,
         memory: &'a mut [u8],
         board: Board,
@@ -71,9 +71,9 @@ impl<'a, 'm> Engine<'a, 'm> {
         if memory.len() < needed {
             return Err(MemoryError { what: "solver memory", needed, found: memory.len() });
         }
-        let arena_bytes = 8 * arena.len();
+        let arena_bytes = 8 * (arenas[0].len() + arenas[1].len());
         let frame_bytes = u16::try_from(frame_bytes).unwrap_or(u16::MAX);
-        Ok(Self { run: Run::new(network, arena, plan)?, memory, plan, arena_bytes, frame_bytes, board, job: None })
+        Ok(Self { run: Run::new_in(network, arenas, plan)?, memory, plan, arena_bytes, frame_bytes, board, job: None })
     }
 
     pub(super) const fn is_busy(&self) -> bool {
