@@ -37,7 +37,17 @@ impl Random {
     /// A request as a host may send it, with few tags, so that cancelling meets what is under way.
     fn request(&mut self) -> (u16, Vec<u8>) {
         let tag = self.below(4) as u16;
-        let puzzles = ["4..11..33.......", "..12.4......3...", "................", "1..1............", "12", "é2.............."];
+        let puzzles = [
+            common::EASY,
+            common::EASY,
+            common::TWO_WAYS,
+            "4..11..33.......",
+            "..12.4......3...",
+            "................",
+            "1..1............",
+            "12",
+            "é2..............",
+        ];
         let count = [16, 16, 16, 15, 60][self.below(5)];
         let vocab = [2, 2, 2, 6, 7][self.below(5)];
         let tokens: Vec<u8> = (0..count).map(|_| self.below(vocab).max(usize::from(vocab < 7)) as u8).collect();
