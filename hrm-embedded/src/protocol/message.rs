@@ -430,7 +430,7 @@ pub struct Answer<'a> {
     /// Hash of the state after the last segment.
     #[serde(with = "postcard::fixint::le")]
     pub hash: u64,
-    /// Milliseconds from the request to the last segment.
+    /// Milliseconds from the request to the end of the last segment.
     pub ms: u32,
 }
 
@@ -449,7 +449,7 @@ pub struct Declined {
     /// Hash of the state after the last segment.
     #[serde(with = "postcard::fixint::le")]
     pub hash: u64,
-    /// Milliseconds from the request to the last segment.
+    /// Milliseconds from the request to the end of the last segment.
     pub ms: u32,
 }
 

@@ -123,7 +123,7 @@ impl<'a, 'm, const N: usize> Service<'a, 'm, N> {
         Self::new_in(network, [arena, &mut []], plan, memory, board)
     }
 
-    /// As [`Service::new`] where the arena lies in two memories: [`Run::new_in`](hrm_core::Run::new_in).
+    /// As [`Service::new`] with an arena in two places: see [`hrm_core::Run::new_in`].
     ///
     /// # Errors
     /// As [`Service::new`].
