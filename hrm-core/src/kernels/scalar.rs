@@ -1,7 +1,7 @@
 //! Cores without SIMD (RISC-V with a multiplier, Cortex-M3, any host): tiles of 4 rows by 4 channels, so that a loaded value is used four
 //! times; bit-identical to [`super::reference`]. Weights are read in place.
 
-use super::tiled::{self, Tile};
+use super::tiled::{self, MOST_COLUMNS, Tile};
 use super::{Bases, Columns, Requant};
 
 pub use super::reference::{add_norm, glu_rows, group_sums, pack, packed_words, view8_slice};
@@ -15,6 +15,8 @@ impl Tile for Scalar {
     const ROWS: usize = SIDE;
     const CHANNELS: usize = SIDE;
     type Input = i8;
+    type Buffer = [i8; SIDE * MOST_COLUMNS];
+    const BUFFER: Self::Buffer = [0; SIDE * MOST_COLUMNS];
 
     fn ready(w: &Columns<'_>) -> bool {
         w.k > 0 && w.n > 0
