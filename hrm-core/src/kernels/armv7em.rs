@@ -95,6 +95,10 @@ impl Tile for Smlad {
                 // SAFETY: bias and bases have `4 * panels` elements, the sums of this row four in each of `panels` panels, all just checked.
                 unsafe { begin_panels(sums.as_mut_ptr(), bias.as_ptr(), bases.as_ptr(), panels) }
             }
+            [] if n > 0 && n.is_multiple_of(CHANNELS) && fits => {
+                // SAFETY: as above, without bases.
+                unsafe { spread_panels(bias.as_ptr(), sums.as_mut_ptr(), panels) }
+            }
             _ => {
                 let whole = sums.chunks_mut(ROWS * CHANNELS);
                 for (p, (sums, bias)) in whole.zip(bias.chunks(CHANNELS)).enumerate() {
@@ -221,7 +225,7 @@ struct Hidden {
     panels: usize,
 }
 
-const _: () = assert!(MOST_SUMS == 256, "the ups' distance is written as 1024 bytes below");
+const _: () = assert!(MOST_SUMS == 384, "the ups' distance is written as 1536 bytes below");
 
 /// `out[p][c] = glu(requant(gate), requant(up))`: see [`tiled::glu`], of which this is the same text.
 ///
@@ -242,7 +246,7 @@ unsafe extern "C" fn hidden_panels(what: &Hidden) {
                 "]\n",
                 "lsl r8, r8, r3\n",
                 "smmul r8, r8, r9\n",
-                "ldr r7, [r0, #1024 + 4*",
+                "ldr r7, [r0, #1536 + 4*",
                 $offset,
                 "]\n",
                 "ldr r11, [r12, #4*",
@@ -296,6 +300,24 @@ unsafe extern "C" fn hidden_panels(what: &Hidden) {
         "bne.w 2b",
         "add sp, sp, #4",
         "pop {{r4-r11, pc}}",
+    )
+}
+
+/// `sums[p][c] = bias[p][c]`, where a panel of `sums` is eight words and one of `bias` four.
+///
+/// # Safety
+/// `panels` is not 0; `bias` has `4 * panels` words to read, `sums` `8 * panels - 4` to write.
+#[unsafe(naked)]
+unsafe extern "C" fn spread_panels(bias: *const i32, sums: *mut i32, panels: usize) {
+    naked_asm!(
+        "push {{r4-r6, lr}}",
+        "2:",
+        "ldm r0!, {{r3-r6}}",
+        "stm r1, {{r3-r6}}",
+        "adds r1, r1, #32",
+        "subs r2, r2, #1",
+        "bne 2b",
+        "pop {{r4-r6, pc}}",
     )
 }
 
@@ -426,6 +448,18 @@ pub fn group_sums(a: &[i8], channels: usize, index: &[u16], groupings: usize, su
         return super::reference::group_sums(a, channels, index, groupings, sums);
     }
     for (row, groups) in a.chunks_exact(channels).zip(index.chunks_exact(groupings)) {
+        if let &[a, b, c, d] = groups {
+            let at = [a, b, c, d].map(|group| usize::from(group) * channels);
+            let distinct = a != b && a != c && a != d && b != c && b != d && c != d;
+            let aligned = sums.as_ptr().addr().is_multiple_of(4);
+            if channels > 0 && distinct && aligned && at.iter().all(|at| at + channels <= sums.len()) {
+                let first = sums.as_mut_ptr();
+                // SAFETY: the four rows lie in the sums and do not overlap, and each starts at a multiple of 4 bytes, as `channels` is one of
+                // 4: just checked; the row has `channels` bytes.
+                unsafe { sum_row(row.as_ptr(), channels / 4, &at.map(|at| first.add(at))) };
+                continue;
+            }
+        }
         for &group in groups {
             let at = usize::from(group) * channels;
             let (sums, _) = sums[at..at + channels].as_chunks_mut::<4>();
@@ -436,6 +470,36 @@ pub fn group_sums(a: &[i8], channels: usize, index: &[u16], groupings: usize, su
             }
         }
     }
+}
+
+/// Adds a row of `4 * quads` bytes to four rows of 16-bit sums.
+///
+/// # Safety
+/// `quads` is not 0; the row can be read, the sums read and written; they do not overlap, and each starts at a multiple of 4 bytes.
+#[unsafe(naked)]
+unsafe extern "C" fn sum_row(row: *const i8, quads: usize, sums: &[*mut i16; 4]) {
+    macro_rules! add {
+        ($to:literal) => {
+            concat!("ldrd r8, r9, [", $to, "]\n", "sadd16 r8, r8, r6\n", "sadd16 r9, r9, r7\n", "strd r8, r9, [", $to, "], #8\n")
+        };
+    }
+    naked_asm!(
+        "push {{r4-r9, lr}}",
+        "ldm r2, {{r2, r3, r4, r5}}",
+        "2:",
+        "ldr r12, [r0], #4",
+        "sxtb16 r6, r12",
+        "sxtb16 r12, r12, ror #8",
+        "pkhtb r7, r12, r6, asr #16",
+        "pkhbt r6, r6, r12, lsl #16",
+        add!("r2"),
+        add!("r3"),
+        add!("r4"),
+        add!("r5"),
+        "subs r1, r1, #1",
+        "bne 2b",
+        "pop {{r4-r9, pc}}",
+    )
 }
 
 /// Four bytes as two pairs of 16-bit values.
@@ -458,26 +522,59 @@ fn widen(bytes: [i8; 4]) -> [u32; 2] {
 #[unsafe(naked)]
 unsafe extern "C" fn dot_panels(sums: *mut i32, input: *const i32, weights: *const i32, pairs: usize, panels: usize) {
     // The body takes 24 pairs (K = 48 in one pass); the first pass enters it so far in that the rest is whole passes. On the stack:
-    // 0 sums, 4 input, 8 passes left, 12 passes, 16 entry, 20 unused; then nine saved registers, then `panels`.
+    // 0 sums, 4 input, 8 end of the weights, 12 entry, 16 passes, 20 passes left; then nine saved registers.
     naked_asm!(
         "push {{r4-r11, lr}}",
         "sub sp, sp, #24",
         "strd r0, r1, [sp]",
         "mov r0, r2",
+        "ldr r12, [sp, #60]",
+        "mul r12, r12, r3",
+        "add r12, r0, r12, lsl #4", // four words a pair and panel
         "movs r4, #24",
         "add r5, r3, #23",
         "udiv r5, r5, r4",    // passes
         "mls r6, r5, r4, r3", // pairs - 24 passes: minus what the first pass leaves out
         "movs r4, #42",       // bytes of the code of one pair
-        "mul r6, r6, r4",
+        "mul r7, r6, r4",
         "adr.w r4, 3f",
-        "sub.w r4, r4, r6",
+        "sub.w r4, r4, r7",
         "orr r4, r4, #1",
-        "strd r5, r4, [sp, #12]",
+        "strd r12, r4, [sp, #8]",
+        "strd r5, r5, [sp, #16]",
+        "subs r5, r5, #1",
+        "orrs r5, r5, r6",
+        "bne.w 4f",
+        // One whole pass a panel: nothing to count.
         "2:",
         "ldrd r12, r1, [sp]",
-        "ldrd r2, r3, [sp, #12]",
-        "str r2, [sp, #8]",
+        "ldm r12, {{r4-r11}}",
+        ".rept 24",
+        "ldm.n r1!, {{r2, r3}}",
+        "ldm.w r0!, {{r12, lr}}",
+        "smlad r4, r2, r12, r4",
+        "smlad r8, r3, r12, r8",
+        "smlad r5, r2, lr, r5",
+        "smlad r9, r3, lr, r9",
+        "ldm.w r0!, {{r12, lr}}",
+        "smlad r6, r2, r12, r6",
+        "smlad r10, r3, r12, r10",
+        "smlad r7, r2, lr, r7",
+        "smlad r11, r3, lr, r11",
+        ".endr",
+        "ldr r12, [sp]",
+        "ldr r2, [sp, #8]",
+        "stm r12!, {{r4-r11}}",
+        "str r12, [sp]",
+        "cmp r0, r2",
+        "bne.w 2b",
+        "5:",
+        "add sp, sp, #24",
+        "pop {{r4-r11, pc}}",
+        "4:",
+        "ldrd r12, r1, [sp]",
+        "ldrd r3, r2, [sp, #12]",
+        "str r2, [sp, #20]",
         "ldm r12, {{r4-r11}}",
         "bx r3",
         ".balign 4",
@@ -495,19 +592,17 @@ unsafe extern "C" fn dot_panels(sums: *mut i32, input: *const i32, weights: *con
         "smlad r7, r2, lr, r7",
         "smlad r11, r3, lr, r11",
         ".endr",
-        "ldr r2, [sp, #8]",
+        "ldr r2, [sp, #20]",
         "subs r2, r2, #1",
-        "str r2, [sp, #8]",
+        "str r2, [sp, #20]",
         "bne.w 3b",
         "ldr r12, [sp]",
+        "ldr r2, [sp, #8]",
         "stm r12!, {{r4-r11}}",
         "str r12, [sp]",
-        "ldr r2, [sp, #60]",
-        "subs r2, r2, #1",
-        "str r2, [sp, #60]",
-        "bne.w 2b",
-        "add sp, sp, #24",
-        "pop {{r4-r11, pc}}",
+        "cmp r0, r2",
+        "bne.w 4b",
+        "b.w 5b",
     )
 }
 
@@ -522,7 +617,6 @@ pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<
 }
 
 /// [`project`], then the hidden values of the gated MLP.
-#[expect(clippy::too_many_arguments, reason = "two operations in one")]
 pub fn gated(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, shift: u32, gate_up: &mut [i16], out: &mut [i8]) {
     tiled::gated::<Smlad>(a, w, q, bases, shift, gate_up, out);
 }

@@ -70,7 +70,6 @@ pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<
 }
 
 /// [`project`], then the hidden values of the gated MLP.
-#[expect(clippy::too_many_arguments, reason = "two operations in one")]
 pub fn gated(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, shift: u32, gate_up: &mut [i16], out: &mut [i8]) {
     tiled::gated::<Scalar>(a, w, q, bases, shift, gate_up, out);
 }

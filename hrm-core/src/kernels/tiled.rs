@@ -10,7 +10,7 @@ use super::{Bases, Columns, Requant, reference};
 /// Most input columns that a tile is arranged for; wider matrices go to the scalar kernel.
 pub(super) const MOST_COLUMNS: usize = 512;
 /// Channels whose accumulators are held at a time.
-const CHUNK: usize = 64;
+pub(super) const CHUNK: usize = 96;
 /// Accumulators of the largest tile.
 pub(super) const MOST_SUMS: usize = 4 * CHUNK;
 
@@ -240,7 +240,6 @@ pub(super) fn project<T: Tile>(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases
 }
 
 /// [`project`], then the hidden values of the gated MLP: half a chunk of gates and the ups of the same channels at a time.
-#[expect(clippy::too_many_arguments, reason = "two operations in one")]
 pub(super) fn gated<T: Tile>(
     a: &[i8],
     w: &Columns<'_>,
