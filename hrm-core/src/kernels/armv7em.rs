@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use core::arch::{asm, naked_asm};
+use core::mem::MaybeUninit;
 
 use super::reference::norm_factor;
 use super::tiled::{self, MOST_COLUMNS, MOST_SUMS, SILU_LINES, Tile};
@@ -48,6 +49,21 @@ impl Tile for Smlad {
     type Input = i32;
     type Buffer = [i32; ROWS * MOST_COLUMNS / 2];
     const BUFFER: Self::Buffer = [0; ROWS * MOST_COLUMNS / 2];
+
+    #[inline(always)]
+    fn clear_input(buffer: &mut MaybeUninit<Self::Buffer>) -> &mut Self::Buffer {
+        Self::clear_sums(buffer)
+    }
+
+    #[inline(always)]
+    fn clear_sums<const N: usize>(buffer: &mut MaybeUninit<[i32; N]>) -> &mut [i32; N] {
+        const { assert!(N % 32 == 0 && N > 0) }
+        // SAFETY: the buffer has `N` words, a multiple of 32 that is not 0; after the call all of them are initialised.
+        unsafe {
+            clear_words(buffer.as_mut_ptr().cast(), N / 32);
+            buffer.assume_init_mut()
+        }
+    }
 
     fn ready(w: &Columns<'_>) -> bool {
         w.k > 0 && w.packed().len() >= packed_words(w.n, w.k)
@@ -513,6 +529,33 @@ fn widen(bytes: [i8; 4]) -> [u32; 2] {
             w = in(reg) word, t = out(reg) _, l = out(reg) low, h = out(reg) high, options(pure, nomem, nostack, preserves_flags));
     }
     [low, high]
+}
+
+/// Writes `32 * blocks` zeros: small products are called often enough for the compiler's own loop, a word at a time, to show.
+///
+/// # Safety
+/// `blocks` is not 0; `to` has `32 * blocks` words to write.
+#[unsafe(naked)]
+unsafe extern "C" fn clear_words(to: *mut i32, blocks: usize) {
+    naked_asm!(
+        "push {{r4-r9, lr}}",
+        "movs r2, #0",
+        "movs r3, #0",
+        "movs r4, #0",
+        "movs r5, #0",
+        "mov r6, r2",
+        "mov r7, r2",
+        "mov r8, r2",
+        "mov r9, r2",
+        "2:",
+        "stm r0!, {{r2-r9}}",
+        "stm r0!, {{r2-r9}}",
+        "stm r0!, {{r2-r9}}",
+        "stm r0!, {{r2-r9}}",
+        "subs r1, r1, #1",
+        "bne 2b",
+        "pop {{r4-r9, pc}}",
+    )
 }
 
 /// `sums[p][r][c] += sum_k input[k][r] * weights[p][k][c]` over pairs of 16-bit values.

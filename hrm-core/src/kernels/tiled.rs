@@ -4,6 +4,8 @@
 //! a buffer of [`CHUNK`] channels, and are requantised from there, so that neither 32-bit accumulators nor, in [`gated`], 16-bit gates
 //! ever leave the stack.
 
+use core::mem::MaybeUninit;
+
 use super::tables::{SILU_BASE, SILU_SLOPE};
 use super::{Bases, Columns, Requant, reference};
 
@@ -26,6 +28,18 @@ pub(super) trait Tile {
     type Buffer: AsMut<[Self::Input]>;
     /// An empty buffer.
     const BUFFER: Self::Buffer;
+
+    /// Fills a buffer for arranged activations: with zeros, which nothing relies on.
+    #[inline(always)]
+    fn clear_input(buffer: &mut MaybeUninit<Self::Buffer>) -> &mut Self::Buffer {
+        buffer.write(Self::BUFFER)
+    }
+
+    /// Fills a buffer for sums: with zeros, which nothing relies on.
+    #[inline(always)]
+    fn clear_sums<const N: usize>(buffer: &mut MaybeUninit<[i32; N]>) -> &mut [i32; N] {
+        buffer.write([0; N])
+    }
 
     /// Whether the inner loop can work on this block: its packed form is complete, or not needed.
     fn ready(w: &Columns<'_>) -> bool;
@@ -152,8 +166,8 @@ pub(super) fn requant(acc: i32, shift: u32, mult: i32) -> i32 {
 /// Calls `f` with each tile of rows: its first row, how many, and the arranged activations.
 #[inline(always)]
 fn for_each_tile<T: Tile>(a: &[i8], k: usize, mut f: impl FnMut(usize, usize, &[T::Input])) {
-    let mut buffer = T::BUFFER;
-    let input = buffer.as_mut();
+    let mut buffer = MaybeUninit::uninit();
+    let input = T::clear_input(&mut buffer).as_mut();
     for (i, rows) in a.chunks(T::ROWS * k).enumerate() {
         T::arrange(rows, k, input);
         f(i * T::ROWS, rows.len() / k, input);
@@ -202,13 +216,14 @@ pub(super) fn accumulate<T: Tile>(a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
     if w.k > MOST_COLUMNS || !T::ready(w) {
         return reference::accumulate(a, w, out);
     }
-    let mut sums = [0; MOST_SUMS];
+    let mut buffer = MaybeUninit::<[i32; MOST_SUMS]>::uninit();
+    let sums = T::clear_sums(&mut buffer);
     for_each_tile::<T>(a, w.k, |row, rows, input| {
         for first in (0..w.n).step_by(CHUNK) {
             let count = CHUNK.min(w.n - first);
-            accumulators::<T>(input, w, None, None, (row, rows), (first, count), &mut sums);
+            accumulators::<T>(input, w, None, None, (row, rows), (first, count), sums);
             for r in 0..rows {
-                T::copy(&sums, r, &mut out[(row + r) * w.n + first..][..count]);
+                T::copy(sums, r, &mut out[(row + r) * w.n + first..][..count]);
             }
         }
     });
@@ -225,15 +240,16 @@ pub(super) fn project<T: Tile>(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases
     if w.k > MOST_COLUMNS || !T::ready(w) {
         return reference::project(a, w, q, bases, out);
     }
-    let mut sums = [0; MOST_SUMS];
+    let mut buffer = MaybeUninit::<[i32; MOST_SUMS]>::uninit();
+    let sums = T::clear_sums(&mut buffer);
     let shift = q.shift & 31;
     for_each_tile::<T>(a, w.k, |row, rows, input| {
         for first in (0..w.n).step_by(CHUNK) {
             let count = CHUNK.min(w.n - first);
-            accumulators::<T>(input, w, Some(q.bias), bases, (row, rows), (first, count), &mut sums);
+            accumulators::<T>(input, w, Some(q.bias), bases, (row, rows), (first, count), sums);
             for r in 0..rows {
                 let out = &mut out[(row + r) * w.n + first..][..count];
-                T::narrow(&sums, r, shift, &q.mult[first..first + count], out);
+                T::narrow(sums, r, shift, &q.mult[first..first + count], out);
             }
         }
     });
@@ -254,7 +270,8 @@ pub(super) fn gated<T: Tile>(
         project::<T>(a, w, q, bases, gate_up);
         return reference::glu_rows(gate_up, inner, gate_shift, out);
     }
-    let mut sums = [0; 2 * MOST_SUMS];
+    let mut buffer = MaybeUninit::<[i32; 2 * MOST_SUMS]>::uninit();
+    let sums = T::clear_sums(&mut buffer);
     let (shift, gate_shift) = (q.shift & 31, gate_shift.min(4));
     for_each_tile::<T>(a, w.k, |row, rows, input| {
         for first in (0..inner).step_by(CHUNK) {
@@ -264,7 +281,7 @@ pub(super) fn gated<T: Tile>(
             for r in 0..rows {
                 let out = &mut out[(row + r) * inner + first..][..count];
                 let mults = [&q.mult[first..first + count], &q.mult[inner + first..inner + first + count]];
-                T::hidden(&sums, r, shift, mults, gate_shift, out);
+                T::hidden(sums, r, shift, mults, gate_shift, out);
             }
         }
     });
