@@ -1,7 +1,7 @@
 //! Cores without SIMD (RISC-V with a multiplier, Cortex-M3, any host): tiles of 4 rows by 4 channels, so that a loaded value is used four
 //! times; bit-identical to [`super::reference`]. Weights are read in place.
 
-use super::tiled::{self, Tile};
+use super::tiled::{self, MOST_COLUMNS, Tile};
 use super::{Bases, Columns, Requant};
 
 pub use super::reference::{add_norm, glu_rows, group_sums, pack, packed_words, view8_slice};
@@ -15,6 +15,8 @@ impl Tile for Scalar {
     const ROWS: usize = SIDE;
     const CHANNELS: usize = SIDE;
     type Input = i8;
+    type Buffer = [i8; SIDE * MOST_COLUMNS];
+    const BUFFER: Self::Buffer = [0; SIDE * MOST_COLUMNS];
 
     fn ready(w: &Columns<'_>) -> bool {
         w.k > 0 && w.n > 0
@@ -68,7 +70,6 @@ pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<
 }
 
 /// [`project`], then the hidden values of the gated MLP.
-#[expect(clippy::too_many_arguments, reason = "two operations in one")]
 pub fn gated(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, shift: u32, gate_up: &mut [i16], out: &mut [i8]) {
     tiled::gated::<Scalar>(a, w, q, bases, shift, gate_up, out);
 }
