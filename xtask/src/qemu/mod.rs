@@ -5,6 +5,7 @@ mod emulator;
 mod install;
 pub mod machine;
 mod proofs;
+mod serial;
 
 use std::fmt::Write as _;
 use std::fs;
