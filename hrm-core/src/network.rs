@@ -211,6 +211,28 @@ pub struct Run<'a, 'm> {
     q: (i32, i32),
 }
 
+/// A place in a segment: where [`Run::segment_watched`] looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Place {
+    /// H cycle, from 0.
+    pub h_cycle: u8,
+    /// L cycle, from 0; `None` in the module that updates z_H.
+    pub l_cycle: Option<u8>,
+    /// Layer of the module, from 0.
+    pub layer: u8,
+}
+
+impl fmt::Display for Place {
+    /// `H0.L1.2`: layer 2 in L cycle 1 of H cycle 0; `H0.2`: layer 2 of the update of z_H.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.l_cycle {
+            Some(l) => write!(f, "H{}.L{l}.{}", self.h_cycle, self.layer),
+            None => write!(f, "H{}.{}", self.h_cycle, self.layer),
+        }
+    }
+}
+
 /// Change of z_H over a segment: `sum |z' - z|` and `sum |z'|`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -387,18 +409,24 @@ impl<'a, 'm> Run<'a, 'm> {
 
     /// Runs one segment, then reads the heads. Returns how many cells of the answer changed.
     pub fn segment(&mut self) -> u16 {
+        self.segment_watched(None)
+    }
+
+    /// As [`Run::segment`]; after every layer `watch` is told its place and the hash of the tensor it has changed (z_L or z_H alone, in
+    /// the way of [`Run::hash`]). Two machines that differ do so first at one place.
+    pub fn segment_watched(&mut self, mut watch: Option<&mut dyn FnMut(Place, u64)>) -> u16 {
         let c = *self.network.view.config();
         self.keep_previous();
-        for _ in 0..c.h_cycles {
-            for _ in 0..c.l_cycles {
+        for h_cycle in 0..c.h_cycles {
+            for l_cycle in 0..c.l_cycles {
                 self.inject_input();
-                self.module(0);
+                self.module(Place { h_cycle, l_cycle: Some(l_cycle), layer: 0 }, &mut watch);
             }
             let (front, rest) = self.z_h.split_at_mut(self.z_l.len());
             for (h, l) in [(front, &*self.z_l), (rest, &*self.z_l_rest)] {
                 h.iter_mut().zip(l).for_each(|(h, &l)| *h = h.saturating_add(l));
             }
-            self.module(1);
+            self.module(Place { h_cycle, l_cycle: None, layer: 0 }, &mut watch);
         }
         self.read_heads()
     }
@@ -437,8 +465,9 @@ impl<'a, 'm> Run<'a, 'm> {
         }
     }
 
-    /// Runs module `which` (0 = L, 1 = H) in place on its carry.
-    fn module(&mut self, which: usize) {
+    /// Runs the module of `place` in place on its carry.
+    fn module(&mut self, place: Place, watch: &mut Option<&mut dyn FnMut(Place, u64)>) {
+        let which = usize::from(place.l_cycle.is_none());
         let Network { view, kernel, groups, .. } = self.network;
         let c = *view.config();
         let ch = usize::from(c.channels);
@@ -463,6 +492,9 @@ impl<'a, 'm> Run<'a, 'm> {
                     let mut rows = Rows { front: &mut *x, back: &mut *rest, width: ch };
                     lean::gated_mlp(&block.mlp, &mut rows, with_groups, s, &mut packed);
                 }
+            }
+            if let Some(watch) = watch {
+                watch(Place { layer: l as u8, ..place }, mix(hash_words(hash_words(0, x), rest)));
             }
         }
     }

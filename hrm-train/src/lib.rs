@@ -7,6 +7,7 @@ pub mod evaluate_int8;
 pub mod export;
 pub mod import;
 pub mod model_file;
+pub mod monitor;
 pub mod puzzles;
 pub mod quantize;
 pub mod run_config;

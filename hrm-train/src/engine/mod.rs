@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::quantize::plan::ModelPlan;
+
 pub mod fused;
 #[cfg(feature = "tch")]
 pub mod torch;
@@ -119,6 +121,12 @@ pub trait Engine {
     /// # Errors
     /// Library failures.
     fn infer(&mut self, inputs: &[u8], segments: usize, seed: u64, observe: &mut dyn FnMut(usize, &[u8], &[f32])) -> anyhow::Result<()>;
+
+    /// From now on rounds as the integer network of `plan` does, in training (straight-through gradient) and in inference.
+    ///
+    /// # Errors
+    /// This engine cannot, or the plan is one of another architecture.
+    fn round_as(&mut self, plan: &ModelPlan) -> anyhow::Result<()>;
 
     /// The weights to use and ship (averaged where there is an average), by public name.
     fn weights(&self) -> Tensors;

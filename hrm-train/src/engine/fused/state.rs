@@ -70,7 +70,7 @@ impl FusedEngine {
         let carry = |name| pad(d, tensor(state, name, &[self.opts.batch, d.r, d.c])?);
         let (carry_h, carry_l) = (carry(CARRY[0])?, carry(CARRY[1])?);
         let counters = tensor(state, "counters", &[4, 4])?.chunks_exact(4).map(join).collect::<anyhow::Result<Vec<u64>>>()?;
-        self.packed = Packed::new(d, &weights);
+        self.packed = Packed::new(d, &weights, self.rounding.as_deref());
         (self.weights, self.mean, self.init, self.carry_h, self.carry_l) = (weights, mean, init, carry_h, carry_l);
         (self.optimizer.m, self.optimizer.v) = (m, v);
         (self.seed, self.optimizer.step, self.starts, self.segments) = (counters[0], counters[1], counters[2], counters[3]);

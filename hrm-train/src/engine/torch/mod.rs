@@ -11,6 +11,7 @@ use tch::{Kind, Tensor, no_grad};
 use super::fused::random::{Purpose, Stream};
 use super::{Engine, EngineOptions, RowOutcome, Tensors};
 use crate::import::PublicOptions;
+use crate::quantize::plan::ModelPlan;
 use crate::spec::ModelSpec;
 
 mod block;
@@ -295,6 +296,10 @@ impl Engine for TorchEngine {
             observe(segment, &tokens[segment * n * s..][..n * s], &halts[segment * n..][..n]);
         }
         Ok(())
+    }
+
+    fn round_as(&mut self, _plan: &ModelPlan) -> anyhow::Result<()> {
+        anyhow::bail!("the torch engine does not train with the roundings of the integer network: take train.engine = \"fused\"")
     }
 
     fn weights(&self) -> Tensors {
