@@ -9,6 +9,8 @@ mod armv7em;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
+#[cfg(hrm_isa = "mve")]
+mod mve;
 pub mod reference;
 mod scalar;
 pub mod tables;
@@ -45,6 +47,12 @@ impl<'a> Columns<'a> {
     pub fn row(&self, n: usize) -> &'a [i8] {
         let at = n * self.stride + self.first;
         &self.weights[at..at + self.k]
+    }
+
+    /// The row-major weights from the first of this block on, and the distance of two rows.
+    #[must_use]
+    pub fn in_place(&self) -> (&'a [i8], usize) {
+        (&self.weights[self.first.min(self.weights.len())..], self.stride)
     }
 
     /// The packed form, empty if there is none.
@@ -99,6 +107,8 @@ enum Isa {
     Avx512Vnni,
     #[cfg(hrm_isa = "dsp")]
     Armv7em,
+    #[cfg(hrm_isa = "mve")]
+    Mve,
 }
 
 /// Whether this CPU has the features: asked at run time with `std`, else what the build was told.
@@ -125,6 +135,8 @@ macro_rules! dispatch {
             Isa::Avx512Vnni => avx512vnni::$function($($arg),*),
             #[cfg(hrm_isa = "dsp")]
             Isa::Armv7em => armv7em::$function($($arg),*),
+            #[cfg(hrm_isa = "mve")]
+            Isa::Mve => mve::$function($($arg),*),
         }
     };
 }
@@ -142,7 +154,9 @@ impl Kernel {
         ];
         #[cfg(hrm_isa = "dsp")]
         let others = [Some(Self(Isa::Armv7em))];
-        #[cfg(not(any(target_arch = "x86_64", hrm_isa = "dsp")))]
+        #[cfg(hrm_isa = "mve")]
+        let others = [Some(Self(Isa::Mve))];
+        #[cfg(not(any(target_arch = "x86_64", hrm_isa = "dsp", hrm_isa = "mve")))]
         let others = [None];
         [Self::REFERENCE, Self(Isa::Scalar)].into_iter().chain(others.into_iter().flatten())
     }
@@ -171,6 +185,8 @@ impl Kernel {
             Isa::Avx512Vnni => "avx512vnni",
             #[cfg(hrm_isa = "dsp")]
             Isa::Armv7em => "armv7em",
+            #[cfg(hrm_isa = "mve")]
+            Isa::Mve => "mve",
         }
     }
 
@@ -220,6 +236,8 @@ impl Kernel {
         match self.0 {
             #[cfg(hrm_isa = "dsp")]
             Isa::Armv7em => armv7em::gated(a, w, q, bases, shift, gate_up, out),
+            #[cfg(hrm_isa = "mve")]
+            Isa::Mve => mve::gated(a, w, q, bases, shift, gate_up, out),
             Isa::Scalar => scalar::gated(a, w, q, bases, shift, gate_up, out),
             _ => {
                 self.project(a, w, q, bases, gate_up);

@@ -197,7 +197,6 @@ fn accumulators<T: Tile>(
     sums: &mut [i32],
 ) {
     let panels = count.div_ceil(T::CHANNELS);
-    let sums = &mut sums[..panels * T::ROWS * T::CHANNELS];
     match bias {
         None => sums.fill(0),
         Some(bias) => {
