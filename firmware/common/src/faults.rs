@@ -87,6 +87,6 @@ fn exception(_frame: &riscv_rt::TrapFrame) -> ! {
     fault(riscv::register::mepc::read() as u32)
 }
 
-/// Floating point and vectors on (FS and VS of mstatus) before compiled code runs, where the core has them.
+// Floating point and vectors on (FS and VS of mstatus) before compiled code runs, where the core has them.
 #[cfg(target_arch = "riscv32")]
 core::arch::global_asm!(".globl __pre_init", "__pre_init:", "li t0, 0x6600", "csrs mstatus, t0", "ret");
