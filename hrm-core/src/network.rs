@@ -17,7 +17,7 @@ pub struct Network<'m> {
     view: ModelView<'m>,
     kernel: Kernel,
     packed: &'m [i32],
-    groups: Groups,
+    groups: Groups<'m>,
 }
 
 /// Tokens that the model cannot read.
@@ -128,7 +128,7 @@ impl<'m> Network<'m> {
     /// Bytes of the arena of one [`Run`].
     #[must_use]
     pub const fn required_bytes(&self, plan: Plan) -> usize {
-        8 * Regions::new(self.view.config(), self.groups.starts[self.groups.count], plan).words()
+        8 * Regions::new(self.view.config(), self.groups.rows(), plan).words()
     }
 
     /// Index of the first packed word of a block.
@@ -170,11 +170,14 @@ fn block_words(c: &Config, kernel: Kernel) -> usize {
     words
 }
 
-fn stack_groups(view: &ModelView<'_>) -> Groups {
+fn stack_groups<'m>(view: &ModelView<'m>) -> Groups<'m> {
     let c = view.config();
-    let mut groups = Groups { count: usize::from(c.groupings), starts: [0; 9] };
-    for g in 0..groups.count {
+    let (count, fields) = (usize::from(c.groupings), usize::from(c.fields));
+    let mut groups = Groups { count, starts: [0; 9], ids: [&[]; 8], merged: [false; 8], fields };
+    for g in 0..count {
         groups.starts[g + 1] = groups.starts[g] + view.groups_in(g);
+        groups.ids[g] = view.groups(g);
+        groups.merged[g] = view.merges_fields(g);
     }
     groups
 }
@@ -206,6 +209,28 @@ pub struct Run<'a, 'm> {
     answer: &'a mut [u8],
     scratch: Scratch<'a>,
     q: (i32, i32),
+}
+
+/// A place in a segment: where [`Run::segment_watched`] looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Place {
+    /// H cycle, from 0.
+    pub h_cycle: u8,
+    /// L cycle, from 0; `None` in the module that updates z_H.
+    pub l_cycle: Option<u8>,
+    /// Layer of the module, from 0.
+    pub layer: u8,
+}
+
+impl fmt::Display for Place {
+    /// `H0.L1.2`: layer 2 in L cycle 1 of H cycle 0; `H0.2`: layer 2 of the update of z_H.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.l_cycle {
+            Some(l) => write!(f, "H{}.L{l}.{}", self.h_cycle, self.layer),
+            None => write!(f, "H{}.{}", self.h_cycle, self.layer),
+        }
+    }
 }
 
 /// Change of z_H over a segment: `sum |z' - z|` and `sum |z'|`.
@@ -249,7 +274,7 @@ impl<'a, 'm> Run<'a, 'm> {
         }
         let Network { view, groups, .. } = network;
         let c = view.config();
-        let r = Regions::new(c, groups.starts[groups.count], plan);
+        let r = Regions::new(c, groups.rows(), plan);
         let mut carver = Carver::new(arenas);
         let (z_h, mixing, previous) = (carver.take(r.state), carver.take(r.mixing), carver.take(r.previous));
         let mut scratch = Scratch {
@@ -281,9 +306,9 @@ impl<'a, 'm> Run<'a, 'm> {
             return too_small(needed + carver.missing);
         }
         if splits {
-            let views = (groups.starts[groups.count] * usize::from(c.channels)).div_ceil(8);
+            let views = (groups.rows() * usize::from(c.channels)).div_ceil(8);
             let slots = (scratch.mixing.len() - views) / usize::from(c.inner);
-            scratch.caching = Caching::new(&view, &groups, slots, scratch.tile, scratch.colours, scratch.tags);
+            scratch.caching = Caching::new(&groups, slots, scratch.tile, scratch.colours, scratch.tags);
         }
         let mut run = Self { z_h, z_l, z_l_rest, previous, tokens, answer, scratch, network, q: (0, 0) };
         if plan.schedule == Schedule::Cached {
@@ -302,21 +327,21 @@ impl<'a, 'm> Run<'a, 'm> {
         if s.mixing.is_empty() {
             return cached;
         }
-        let products = s.caching.products(&view, &groups, s.colours, s.tags);
+        let products = s.caching.products(&groups, s.colours, s.tags);
         let c = view.config();
         let again = (products - facts.rows) as u64 * 2 * u64::from(c.inner) * u64::from(c.channels);
         cached + c.block_calls() * again
     }
 
     fn fill_index(&mut self) {
-        let Network { view, groups, .. } = self.network;
-        let fields = usize::from(view.config().fields);
+        let groups = self.network.groups;
+        let fields = groups.fields;
         if self.scratch.index.is_empty() {
             return;
         }
         for (r, entry) in self.scratch.index.chunks_exact_mut(groups.count).enumerate() {
             for (g, e) in entry.iter_mut().enumerate() {
-                *e = groups.row(&view, g, r / fields, r % fields) as u16;
+                *e = groups.row(g, r / fields, r % fields) as u16;
             }
         }
     }
@@ -384,18 +409,24 @@ impl<'a, 'm> Run<'a, 'm> {
 
     /// Runs one segment, then reads the heads. Returns how many cells of the answer changed.
     pub fn segment(&mut self) -> u16 {
+        self.segment_watched(None)
+    }
+
+    /// As [`Run::segment`]; after every layer `watch` is told its place and the hash of the tensor it has changed (z_L or z_H alone, in
+    /// the way of [`Run::hash`]). Two machines that differ do so first at one place.
+    pub fn segment_watched(&mut self, mut watch: Option<&mut dyn FnMut(Place, u64)>) -> u16 {
         let c = *self.network.view.config();
         self.keep_previous();
-        for _ in 0..c.h_cycles {
-            for _ in 0..c.l_cycles {
+        for h_cycle in 0..c.h_cycles {
+            for l_cycle in 0..c.l_cycles {
                 self.inject_input();
-                self.module(0);
+                self.module(Place { h_cycle, l_cycle: Some(l_cycle), layer: 0 }, &mut watch);
             }
             let (front, rest) = self.z_h.split_at_mut(self.z_l.len());
             for (h, l) in [(front, &*self.z_l), (rest, &*self.z_l_rest)] {
                 h.iter_mut().zip(l).for_each(|(h, &l)| *h = h.saturating_add(l));
             }
-            self.module(1);
+            self.module(Place { h_cycle, l_cycle: None, layer: 0 }, &mut watch);
         }
         self.read_heads()
     }
@@ -434,8 +465,9 @@ impl<'a, 'm> Run<'a, 'm> {
         }
     }
 
-    /// Runs module `which` (0 = L, 1 = H) in place on its carry.
-    fn module(&mut self, which: usize) {
+    /// Runs the module of `place` in place on its carry.
+    fn module(&mut self, place: Place, watch: &mut Option<&mut dyn FnMut(Place, u64)>) {
+        let which = usize::from(place.l_cycle.is_none());
         let Network { view, kernel, groups, .. } = self.network;
         let c = *view.config();
         let ch = usize::from(c.channels);
@@ -458,8 +490,11 @@ impl<'a, 'm> Run<'a, 'm> {
                 Schedule::Cached => layers::gated_mlp(&block.mlp, x, ch, with_groups, s, &mut packed),
                 Schedule::Lean => {
                     let mut rows = Rows { front: &mut *x, back: &mut *rest, width: ch };
-                    lean::gated_mlp(&block.mlp, &mut rows, with_groups.map(|g| (&view, g)), s, &mut packed);
+                    lean::gated_mlp(&block.mlp, &mut rows, with_groups, s, &mut packed);
                 }
+            }
+            if let Some(watch) = watch {
+                watch(Place { layer: l as u8, ..place }, mix(hash_words(hash_words(0, x), rest)));
             }
         }
     }
