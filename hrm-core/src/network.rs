@@ -444,7 +444,7 @@ impl<'a, 'm> Run<'a, 'm> {
             let block = view.block(stored, l);
             let mut packed = Packed { words: self.network.packed_block(stored, l), kernel };
             if let Some(a) = &block.attention {
-                let group_ids = |head: usize| (c.mixer == Mixer::GroupAttention).then(|| view.groups(head % groups.count));
+                let group_ids = |head: usize| (c.mixer == Mixer::GroupAttention).then(|| view.groups(head % groups.count.max(1)));
                 let shape = AttentionShape { channels: ch, heads: usize::from(c.heads), rope: view.rope(), group_ids: &group_ids };
                 layers::attention(a, x, &shape, s, &mut packed);
             }
