@@ -12,18 +12,24 @@ fn main() {
     if let Some(isa) = isa(&target, &flags) {
         println!("cargo::rustc-cfg=hrm_isa=\"{isa}\"");
     }
+    // Assembly of whole functions does not see `target-cpu` before Rust 1.96: it says it itself.
+    let cpu = option(&flags, "target-cpu=").filter(|_| target.starts_with("thumbv8m"));
+    println!("cargo::rustc-env=HRM_CPU={}", cpu.map_or(String::new(), |cpu| format!(".cpu {cpu}")));
+}
+
+/// Flags come one after the other, separated by 0x1f: `-C`, `target-cpu=cortex-m55`, or both in one.
+fn option<'f>(flags: &'f str, name: &str) -> Option<&'f str> {
+    flags.split('\u{1f}').filter_map(|f| f.trim_start_matches("-C").trim().strip_prefix(name)).next_back()
 }
 
 fn isa(target: &str, flags: &str) -> Option<&'static str> {
-    // Flags come one after the other, separated by 0x1f: `-C`, `target-cpu=cortex-m55`, or both in one.
-    let option = |name: &str| flags.split('\u{1f}').filter_map(|f| f.trim_start_matches("-C").trim().strip_prefix(name)).next_back();
-    let features = option("target-feature=").unwrap_or_default();
+    let features = option(flags, "target-feature=").unwrap_or_default();
     let has = |feature: &str| features.split(',').any(|f| f == feature);
     if target.starts_with("thumbv7em") && !has("-dsp") {
         return Some("dsp");
     }
     if target.starts_with("thumbv8m.main") {
-        return match option("target-cpu=")? {
+        return match option(flags, "target-cpu=")? {
             "cortex-m33" | "cortex-m35p" if !has("-dsp") => Some("dsp"),
             "cortex-m55" | "cortex-m85" if !has("-mve") => Some("mve"),
             _ => None,

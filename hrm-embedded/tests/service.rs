@@ -288,9 +288,8 @@ fn one_puzzle_at_a_time() {
 #[test]
 fn a_slow_transport_delays_but_never_damages() {
     let stream: Vec<u8> = [request(1, &INFO), request(2, &Request::Solve(puzzle(PUZZLE, Report::Trace))), ping(3, 1), ping(4, 2)].concat();
-    let mut memory = Memory::new(Plan::DEVICE);
-    let fast = decode(&exchange(&mut memory.service(Plan::DEVICE), &mut 0, &stream));
-    for (per_step, every) in [(1, 1), (3, 2), (7, 5), (64, 50)] {
+    let mut fast: Vec<Said> = Vec::new();
+    for (per_step, every) in [(usize::MAX, 1), (1, 1), (3, 2), (7, 5), (64, 50)] {
         let mut memory = Memory::new(Plan::DEVICE);
         let mut service = memory.service(Plan::DEVICE);
         let (mut rest, mut out, mut steps) = (&stream[..], Vec::new(), 0u64);
@@ -311,12 +310,14 @@ fn a_slow_transport_delays_but_never_damages() {
             assert!(steps < 1_000_000);
         }
         let mut said = decode(&out);
-        let key = |s: &Said| (s.header.tag, s.header.kind);
-        assert_eq!(said.len(), fast.len());
-        said.sort_by_key(key);
-        let mut fast = fast.clone();
-        fast.sort_by_key(key);
-        assert_eq!(said, fast, "{per_step} bytes in every {every} steps");
+        // Answers overtake segments when the network waits, but nothing is lost or changed.
+        said.sort_by_key(|s| (s.header.tag, s.header.kind));
+        if fast.is_empty() {
+            assert!(said.len() > 4, "{said:?}");
+            fast = said;
+        } else {
+            assert_eq!(said, fast, "{per_step} bytes in every {every} steps");
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod cargo;
 mod libtorch;
 mod line;
 mod qemu;
+mod size;
 mod test;
 
 #[derive(Parser)]
@@ -23,6 +24,12 @@ enum Task {
     Libtorch,
     /// Run the firmware of every emulated board and compare its states with the host's; installs QEMU where it is missing.
     Qemu(qemu::Options),
+    /// Print flash and RAM of the images of all emulated boards and compare them with their budgets.
+    Size {
+        /// Write the budgets instead.
+        #[arg(long)]
+        bless: bool,
+    },
     /// Run all tests, or the steps whose name contains FILTER; installs what they need and prints what it skipped and why.
     Test {
         /// Part of a step's name, such as `parity`.
@@ -40,6 +47,7 @@ fn main() -> Result<()> {
     match Cli::parse().task {
         Task::Libtorch => libtorch::ensure().map(|dir| println!("libtorch {} in {}", libtorch::VERSION, dir.display())),
         Task::Qemu(options) => qemu::run(&options).map(|done| done.report()),
+        Task::Size { bless } => size::run(bless),
         Task::Test { filter } => test::run(filter.as_deref()),
         Task::Train { args } => cargo::train(&args),
     }

@@ -90,13 +90,18 @@ pub mod ns16550 {
 pub mod stm32f405 {
     use super::{read, write};
 
+    const RCC_AHB1ENR: usize = 0x4002_3830;
     const RCC_APB1ENR: usize = 0x4002_3840;
     const RCC_APB2ENR: usize = 0x4002_3844;
     const USART1: usize = 0x4001_1000;
     const TIM2: usize = 0x4000_0000;
+    const GPIOA: usize = 0x4002_0000;
 
-    /// Switches on USART1 (115200 baud at the reset clock of 16 MHz) and TIM2 (every clock counts).
+    /// Switches on USART1 on PA9 and PA10 (115200 baud at the reset clock of 16 MHz) and TIM2 (every clock counts).
     pub fn start() {
+        write(RCC_AHB1ENR, read(RCC_AHB1ENR) | 1);
+        write(GPIOA, read(GPIOA) & !(0b1111 << 18) | 0b1010 << 18);
+        write(GPIOA + 0x24, read(GPIOA + 0x24) & !(0xff << 4) | 0x77 << 4);
         write(RCC_APB2ENR, read(RCC_APB2ENR) | 1 << 4);
         write(RCC_APB1ENR, read(RCC_APB1ENR) | 1);
         write(USART1 + 0x8, 16_000_000 / 115_200);

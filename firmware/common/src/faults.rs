@@ -51,11 +51,33 @@ fn fault(address: u32) -> ! {
     reset()
 }
 
-/// Faults of Cortex-M: the address of the instruction is in the frame.
+// Faults of Cortex-M. The stack may be what is broken: the handler leaves it before it stores anything, with the address of the frame,
+// which it reads only if that lies in the stack.
 #[cfg(target_arch = "arm")]
-#[cortex_m_rt::exception]
-unsafe fn HardFault(frame: &cortex_m_rt::ExceptionFrame) -> ! {
-    fault(frame.pc())
+core::arch::global_asm!(
+    ".section .text.HardFault, \"ax\"",
+    ".globl HardFault",
+    ".type HardFault, %function",
+    ".thumb_func",
+    "HardFault:",
+    "mrs r0, msp",
+    "ldr r1, =_stack_start",
+    "msr msp, r1",
+    "b {handler}",
+    handler = sym hard_fault,
+);
+
+#[cfg(target_arch = "arm")]
+extern "C" fn hard_fault(frame: usize) -> ! {
+    if !crate::stack::bounds().contains(&frame) {
+        if EMULATED.load(Ordering::Relaxed) {
+            eprintln!("fault: the stack has overflowed");
+            process::exit(code::FAULT);
+        }
+        reset();
+    }
+    // SAFETY: the processor has stored eight words there; the seventh is the address of the instruction.
+    fault(unsafe { *((frame + 24) as *const u32) })
 }
 
 /// Exceptions of RISC-V.
@@ -65,6 +87,6 @@ fn exception(_frame: &riscv_rt::TrapFrame) -> ! {
     fault(riscv::register::mepc::read() as u32)
 }
 
-/// Floating point and vectors on (FS and VS of mstatus) before compiled code runs, where the core has them.
+// Floating point and vectors on (FS and VS of mstatus) before compiled code runs, where the core has them.
 #[cfg(target_arch = "riscv32")]
 core::arch::global_asm!(".globl __pre_init", "__pre_init:", "li t0, 0x6600", "csrs mstatus, t0", "ret");

@@ -22,6 +22,12 @@ pub fn paint() {
     }
 }
 
+/// The addresses of the stack.
+#[must_use]
+pub fn bounds() -> core::ops::Range<usize> {
+    (&raw const __stack_low) as usize..(&raw const __stack_high) as usize
+}
+
 /// Bytes of stack that have been used since [`paint`].
 #[must_use]
 pub fn most() -> usize {
@@ -30,4 +36,13 @@ pub fn most() -> usize {
     // SAFETY: reads the stack's own memory.
     let untouched = (0..size).take_while(|&at| unsafe { low.add(at).read_volatile() } == PAINT).count();
     size - untouched
+}
+
+/// Calls itself until the stack has overflowed, for the proof that this ends in a fault.
+#[inline(never)]
+#[must_use]
+#[expect(unconditional_recursion, reason = "that is its purpose")]
+pub fn overflow(depth: usize) -> usize {
+    let frame = core::hint::black_box([depth; 32]);
+    overflow(depth + 1) + core::hint::black_box(frame)[0]
 }

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `run N PUZZLE` | `N` lines `segment I HASH INSTRUCTIONS`, then `answer TOKENS` as digits |
 //! | `self-test` | `self-test HASH`, if the model's own test vector gives the state that its file says |
+//! | `overflow` | recursion without end, which must end in a fault |
 //! | `layers N PUZZLE` | for the `N`-th segment a line `layer PLACE HASH` after every layer |
 //!
 //! The first lines are `machine NAME`, `kernel NAME`, `model NAME CRC`, `memory BYTES` (arena used), the last is
@@ -35,6 +36,7 @@ pub fn main<B: Board>(arenas: [&mut [u64]; 2], packed: &'static mut [i32]) -> ! 
 /// What ends the run.
 enum Error {
     Message(&'static str),
+    Depth(usize),
     Model(FormatError),
     Memory(MemoryError),
     Input(InputError),
@@ -45,6 +47,7 @@ impl Display for Error {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::Message(m) => f.write_str(m),
+            Self::Depth(d) => write!(f, "the stack held {d} calls"),
             Self::Model(e) => e.fmt(f),
             Self::Memory(e) => e.fmt(f),
             Self::Input(e) => e.fmt(f),
@@ -61,9 +64,13 @@ fn requests<B: Board>(arenas: [&mut [u64]; 2], packed: &'static mut [i32]) -> Re
     let mut run = Run::new_in(network, arenas, B::PLAN).map_err(Error::Memory)?;
     let mut lines = Lines::new()?;
     while let Some(line) = lines.next()? {
-        if line == "self-test" {
-            self_test(&view, &mut run)?;
-            continue;
+        match line {
+            "self-test" => {
+                self_test(&view, &mut run)?;
+                continue;
+            }
+            "overflow" => return Err(Error::Depth(stack::overflow(0))),
+            _ => {}
         }
         let mut words = line.split(' ');
         let (Some(command), Some(Ok(segments)), Some(text)) = (words.next(), words.next().map(str::parse), words.next()) else {

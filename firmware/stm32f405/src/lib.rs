@@ -32,10 +32,12 @@ impl hrm_firmware::Board for Board {
     }
 }
 
-/// 64-bit words of the arena in RAM, beside which 8 KiB are left for everything else.
-pub const ARENA: usize = 120 * 1024 / 8;
+/// 64-bit words of the arena in RAM, beside which 2.5 KiB are left for everything else.
+pub const ARENA: usize = 251 * 512 / 8;
+/// Bytes for guesses: no votes.
+pub const GUESSES: usize = 3 * 81;
 /// 64-bit words of the rest of the arena, in the core-coupled memory above the stack.
-const CORE_COUPLED_WORDS: usize = 56 * 1024 / 8;
+const CORE_COUPLED_WORDS: usize = 48 * 1024 / 8;
 
 /// The core-coupled memory above the stack, zeroed.
 ///

@@ -178,6 +178,7 @@ fn panels_in(sums: &[i32], row: usize, n: usize) -> Option<(*const i32, usize)> 
 #[unsafe(naked)]
 unsafe extern "C" fn copy_panels(sums: *const i32, out: *mut i32, panels: usize) {
     naked_asm!(
+        env!("HRM_CPU"),
         "push {{r4-r6, lr}}",
         "2:",
         "ldm r0, {{r3-r6}}",
@@ -197,6 +198,7 @@ unsafe extern "C" fn copy_panels(sums: *const i32, out: *mut i32, panels: usize)
 #[unsafe(naked)]
 unsafe extern "C" fn narrow_panels(sums: *const i32, mult: *const i32, out: *mut i16, shift: u32, panels: usize) {
     naked_asm!(
+        env!("HRM_CPU"),
         "push {{r4-r11, lr}}",
         "ldr lr, [sp, #36]",
         "2:",
@@ -290,6 +292,7 @@ unsafe extern "C" fn hidden_panels(what: &Hidden) {
         };
     }
     naked_asm!(
+        env!("HRM_CPU"),
         "push {{r4-r11, lr}}",
         "ldr r7, [r0, #32]",
         "push {{r7}}",
@@ -326,6 +329,7 @@ unsafe extern "C" fn hidden_panels(what: &Hidden) {
 #[unsafe(naked)]
 unsafe extern "C" fn spread_panels(bias: *const i32, sums: *mut i32, panels: usize) {
     naked_asm!(
+        env!("HRM_CPU"),
         "push {{r4-r6, lr}}",
         "2:",
         "ldm r0!, {{r3-r6}}",
@@ -344,6 +348,7 @@ unsafe extern "C" fn spread_panels(bias: *const i32, sums: *mut i32, panels: usi
 #[unsafe(naked)]
 unsafe extern "C" fn begin_panels(sums: *mut i32, bias: *const i32, bases: *const *const i32, panels: usize) {
     naked_asm!(
+        env!("HRM_CPU"),
         "push {{r4-r11, lr}}",
         "sub sp, sp, #4",
         "str r3, [sp]",
@@ -500,6 +505,7 @@ unsafe extern "C" fn sum_row(row: *const i8, quads: usize, sums: &[*mut i16; 4])
         };
     }
     naked_asm!(
+        env!("HRM_CPU"),
         "push {{r4-r9, lr}}",
         "ldm r2, {{r2, r3, r4, r5}}",
         "2:",
@@ -538,6 +544,7 @@ fn widen(bytes: [i8; 4]) -> [u32; 2] {
 #[unsafe(naked)]
 unsafe extern "C" fn clear_words(to: *mut i32, blocks: usize) {
     naked_asm!(
+        env!("HRM_CPU"),
         "push {{r4-r9, lr}}",
         "movs r2, #0",
         "movs r3, #0",
@@ -567,6 +574,7 @@ unsafe extern "C" fn dot_panels(sums: *mut i32, input: *const i32, weights: *con
     // The body takes 24 pairs (K = 48 in one pass); the first pass enters it so far in that the rest is whole passes. On the stack:
     // 0 sums, 4 input, 8 end of the weights, 12 entry, 16 passes, 20 passes left; then nine saved registers.
     naked_asm!(
+        env!("HRM_CPU"),
         "push {{r4-r11, lr}}",
         "sub sp, sp, #24",
         "strd r0, r1, [sp]",

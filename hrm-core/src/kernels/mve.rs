@@ -178,24 +178,25 @@ unsafe extern "C" fn dot_panels(what: &Dot) {
     macro_rules! step {
         () => {
             concat!(
-                "vldrb.u8 q0, [r1], #16\\n",
-                "vldrb.u8 q4, [r3], #16\\n",
-                "vmladava.s8 r0, q0, q4\\n",
-                "vldrb.u8 q5, [r5], #16\\n",
-                "vmladava.s8 r2, q0, q5\\n",
-                "vldrb.u8 q1, [r1], #16\\n",
-                "vmladava.s8 r4, q1, q4\\n",
-                "vmladava.s8 r6, q1, q5\\n",
-                "vldrb.u8 q2, [r1], #16\\n",
-                "vmladava.s8 r8, q2, q4\\n",
-                "vmladava.s8 r10, q2, q5\\n",
-                "vldrb.u8 q3, [r1], #16\\n",
-                "vmladava.s8 r12, q3, q4\\n",
-                "vmladava.s8 lr, q3, q5\\n",
+                "vldrb.u8 q0, [r1], #16\n",
+                "vldrb.u8 q4, [r3], #16\n",
+                "vmladava.s8 r0, q0, q4\n",
+                "vldrb.u8 q5, [r5], #16\n",
+                "vmladava.s8 r2, q0, q5\n",
+                "vldrb.u8 q1, [r1], #16\n",
+                "vmladava.s8 r4, q1, q4\n",
+                "vmladava.s8 r6, q1, q5\n",
+                "vldrb.u8 q2, [r1], #16\n",
+                "vmladava.s8 r8, q2, q4\n",
+                "vmladava.s8 r10, q2, q5\n",
+                "vldrb.u8 q3, [r1], #16\n",
+                "vmladava.s8 r12, q3, q4\n",
+                "vmladava.s8 lr, q3, q5\n",
             )
         };
     }
     naked_asm!(
+        env!("HRM_CPU"),
         "push {{r4-r11, lr}}",
         "sub sp, sp, #20",
         "vpush {{d8-d11}}",
@@ -258,6 +259,7 @@ unsafe extern "C" fn dot_panels(what: &Dot) {
 #[unsafe(naked)]
 unsafe extern "C" fn begin_row(sums: *mut i32, bias: *const i32, bases: &[*const i32; 4], n: usize) {
     naked_asm!(
+        env!("HRM_CPU"),
         "push {{r4-r6, lr}}",
         "ldm r2, {{r2, r4, r5, r6}}",
         "wlstp.32 lr, r3, 3f",
@@ -285,6 +287,7 @@ unsafe extern "C" fn begin_row(sums: *mut i32, bias: *const i32, bases: &[*const
 #[unsafe(naked)]
 unsafe extern "C" fn narrow_row(sums: *const i32, mult: *const i32, out: *mut i16, n: usize, shift: u32) {
     naked_asm!(
+        env!("HRM_CPU"),
         "push {{r4, lr}}",
         "ldr r4, [sp, #8]",
         "wlstp.32 lr, r3, 3f",
@@ -324,6 +327,7 @@ struct Hidden {
 #[unsafe(naked)]
 unsafe extern "C" fn hidden_row(what: &Hidden) {
     naked_asm!(
+        env!("HRM_CPU"),
         "push {{r4-r11, lr}}",
         "sub sp, sp, #4",
         "vpush {{d8-d15}}",
@@ -387,6 +391,7 @@ unsafe extern "C" fn hidden_row(what: &Hidden) {
 #[unsafe(naked)]
 unsafe extern "C" fn add_row(x: *mut i16, d: *const i16, n: usize) -> u64 {
     naked_asm!(
+        env!("HRM_CPU"),
         "push {{r4, r5, r6, lr}}",
         "movs r4, #0",
         "movs r5, #0",
@@ -412,6 +417,7 @@ unsafe extern "C" fn add_row(x: *mut i16, d: *const i16, n: usize) -> u64 {
 #[unsafe(naked)]
 unsafe extern "C" fn scale_row(x: *mut i16, n: usize, factor: i32, right: i32) {
     naked_asm!(
+        env!("HRM_CPU"),
         "push {{r4, lr}}",
         "wlstp.32 lr, r1, 3f",
         "2:",
@@ -450,6 +456,7 @@ pub fn view8_slice(x: &[i16], m: i16, out: &mut [i8]) {
 #[unsafe(naked)]
 unsafe extern "C" fn view_row(x: *const i16, m: i32, out: *mut i8, n: usize) {
     naked_asm!(
+        env!("HRM_CPU"),
         "push {{r4, lr}}",
         "wlstp.16 lr, r3, 3f",
         "2:",
@@ -475,6 +482,7 @@ pub fn glu_rows(gate_up: &[i16], inner: usize, shift: u32, out: &mut [i8]) {
 #[unsafe(naked)]
 unsafe extern "C" fn sum_row(row: *const i8, sums: *mut i16, n: usize) {
     naked_asm!(
+        env!("HRM_CPU"),
         "push {{r4, lr}}",
         "wlstp.16 lr, r2, 3f",
         "2:",

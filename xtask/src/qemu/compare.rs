@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use hrm_core::format::AlignedBytes;
+use hrm_core::iterate::Policy;
+use hrm_core::solve::{Options, Perturb, Select, Solver};
 use hrm_core::task::Sudoku;
 use hrm_core::{Kernel, ModelView, Network, Plan, Run};
 
@@ -165,4 +167,38 @@ fn start(run: &mut Run<'_, '_>, puzzle: &str) -> Result<()> {
     sudoku.parse(puzzle, &mut tokens)?;
     run.start(&tokens, 0, 0)?;
     Ok(())
+}
+
+/// A puzzle that the host has solved.
+pub struct Solved {
+    /// Tokens of the answer.
+    pub answer: Vec<u8>,
+    /// Segments it took.
+    pub segments: u32,
+    /// State hash at the end.
+    pub hash: u64,
+}
+
+/// Solves a puzzle on the host as a device does by default; none if its answer is not verified.
+///
+/// # Errors
+/// The model or the puzzle cannot be read.
+pub fn solve(size: usize, puzzle: &str) -> Result<Option<Solved>> {
+    let options = Options {
+        policy: Policy::budget(16),
+        guesses: 16,
+        select: Select::Verify,
+        perturb: Perturb::Auto,
+        noise: 0,
+        seed: 0,
+    };
+    with_run(&host_model(size), |run| {
+        start(run, puzzle)?;
+        let tokens = run.tokens().to_vec();
+        let mut memory = vec![0; Solver::required_bytes(tokens.len(), &options)];
+        let mut solver = Solver::new(run, &tokens, options, &mut memory)?;
+        let outcome = solver.finish();
+        let solved = |answer: &[u8]| Solved { answer: answer.to_vec(), segments: outcome.segments, hash: outcome.hash };
+        Ok(outcome.answer.filter(|_| outcome.verified).map(solved))
+    })
 }

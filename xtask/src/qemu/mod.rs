@@ -6,6 +6,7 @@ mod install;
 pub mod kernels;
 pub mod machine;
 mod proofs;
+mod serial;
 
 use std::fmt::Write as _;
 use std::fs;

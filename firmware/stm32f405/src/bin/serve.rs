@@ -7,7 +7,7 @@ use hrm_stm32f405::{ARENA, Board, core_coupled};
 
 #[cortex_m_rt::entry]
 fn main() -> ! {
-    static mut GUESSES: [u8; serve::GUESSES] = [0; serve::GUESSES];
+    static mut GUESSES: [u8; hrm_stm32f405::GUESSES] = [0; hrm_stm32f405::GUESSES];
     static mut MEMORY: [u64; ARENA] = [0; ARENA];
     // SAFETY: called once.
     let core_coupled = unsafe { core_coupled() };

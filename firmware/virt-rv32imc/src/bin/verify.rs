@@ -8,5 +8,7 @@ use hrm_virt_rv32imc::{ARENA, Board, PACKED};
 fn main() -> ! {
     static mut MEMORY: [u64; ARENA] = [0; ARENA];
     static mut WEIGHTS: [i32; PACKED] = [0; PACKED];
-    hrm_firmware::verify::main::<Board>([MEMORY, &mut []], WEIGHTS)
+    // SAFETY: called once, and nothing else names these.
+    let (memory, weights) = unsafe { (&mut *(&raw mut MEMORY), &mut *(&raw mut WEIGHTS)) };
+    hrm_firmware::verify::main::<Board>([memory, &mut []], weights)
 }
