@@ -64,7 +64,7 @@ impl Tile for Helium {
         for (r, row) in rows.chunks_exact(k).enumerate() {
             let (steps, tail) = row.as_chunks::<STEP>();
             let mut places = out[r * STEP..].chunks_mut(ROWS * STEP);
-            for (to, step) in (&mut places).zip(steps) {
+            for (step, to) in steps.iter().zip(&mut places) {
                 to[..STEP].copy_from_slice(step);
             }
             if let Some(to) = places.next().filter(|_| !tail.is_empty()) {
