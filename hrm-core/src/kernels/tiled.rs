@@ -41,6 +41,12 @@ pub(super) trait Tile {
         buffer.write([0; N])
     }
 
+    /// Zeroes the sums of `panels` panels.
+    #[inline(always)]
+    fn zero(sums: &mut [i32], panels: usize) {
+        sums[..panels * Self::ROWS * Self::CHANNELS].fill(0);
+    }
+
     /// Whether the inner loop can work on this block: its packed form is complete, or not needed.
     fn ready(w: &Columns<'_>) -> bool;
 
@@ -198,7 +204,7 @@ fn accumulators<T: Tile>(
 ) {
     let panels = count.div_ceil(T::CHANNELS);
     match bias {
-        None => sums.fill(0),
+        None => T::zero(sums, panels),
         Some(bias) => {
             for r in 0..rows {
                 let mut list: [&[i32]; 8] = [&[]; 8];
