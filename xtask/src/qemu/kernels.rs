@@ -25,7 +25,7 @@ struct Core {
 }
 
 const ARM: &str = "qemu-system-arm";
-const CORES: [Core; 6] = [
+const CORES: [Core; 7] = [
     Core { name: "Cortex-M3", feature: Some("an385"), target: "thumbv7m-none-eabi", flags: "", qemu: (ARM, &["mps2-an385"]) },
     Core { name: "Cortex-M4F", feature: Some("an386"), target: "thumbv7em-none-eabihf", flags: "", qemu: (ARM, &["mps2-an386"]) },
     Core { name: "Cortex-M7", feature: Some("an500"), target: "thumbv7em-none-eabihf", flags: "", qemu: (ARM, &["mps2-an500"]) },
@@ -48,7 +48,14 @@ const CORES: [Core; 6] = [
         feature: None,
         target: "riscv32imc-unknown-none-elf",
         flags: "",
-        qemu: ("qemu-system-riscv32", &["virt", "-cpu", "rv32,a=false,f=false,d=false", "-bios", "none"]),
+        qemu: ("qemu-system-riscv32", &["virt", "-bios", "none"]),
+    },
+    Core {
+        name: "RV32IMC with V",
+        feature: None,
+        target: "riscv32imc-unknown-none-elf",
+        flags: "-C target-feature=+v",
+        qemu: ("qemu-system-riscv32", &["virt", "-cpu", "rv32,v=true,vlen=128", "-bios", "none"]),
     },
 ];
 
