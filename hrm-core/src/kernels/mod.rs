@@ -12,6 +12,10 @@ mod avx512vnni;
 #[cfg(hrm_isa = "mve")]
 mod mve;
 pub mod reference;
+#[cfg(hrm_isa = "rv32im")]
+mod rv32im;
+#[cfg(hrm_isa = "rv32v")]
+mod rv32v;
 mod scalar;
 pub mod tables;
 mod tiled;
@@ -109,6 +113,10 @@ enum Isa {
     Armv7em,
     #[cfg(hrm_isa = "mve")]
     Mve,
+    #[cfg(hrm_isa = "rv32im")]
+    Rv32im,
+    #[cfg(hrm_isa = "rv32v")]
+    Rv32v,
 }
 
 /// Whether this CPU has the features: asked at run time with `std`, else what the build was told.
@@ -137,6 +145,10 @@ macro_rules! dispatch {
             Isa::Armv7em => armv7em::$function($($arg),*),
             #[cfg(hrm_isa = "mve")]
             Isa::Mve => mve::$function($($arg),*),
+            #[cfg(hrm_isa = "rv32im")]
+            Isa::Rv32im => rv32im::$function($($arg),*),
+            #[cfg(hrm_isa = "rv32v")]
+            Isa::Rv32v => rv32v::$function($($arg),*),
         }
     };
 }
@@ -156,7 +168,11 @@ impl Kernel {
         let others = [Some(Self(Isa::Armv7em))];
         #[cfg(hrm_isa = "mve")]
         let others = [Some(Self(Isa::Mve))];
-        #[cfg(not(any(target_arch = "x86_64", hrm_isa = "dsp", hrm_isa = "mve")))]
+        #[cfg(hrm_isa = "rv32im")]
+        let others = [Some(Self(Isa::Rv32im))];
+        #[cfg(hrm_isa = "rv32v")]
+        let others = [Some(Self(Isa::Rv32v))];
+        #[cfg(not(any(target_arch = "x86_64", hrm_isa = "dsp", hrm_isa = "mve", hrm_isa = "rv32im", hrm_isa = "rv32v")))]
         let others = [None];
         [Self::REFERENCE, Self(Isa::Scalar)].into_iter().chain(others.into_iter().flatten())
     }
@@ -187,6 +203,10 @@ impl Kernel {
             Isa::Armv7em => "armv7em",
             #[cfg(hrm_isa = "mve")]
             Isa::Mve => "mve",
+            #[cfg(hrm_isa = "rv32im")]
+            Isa::Rv32im => "rv32im",
+            #[cfg(hrm_isa = "rv32v")]
+            Isa::Rv32v => "rv32v",
         }
     }
 
@@ -238,6 +258,10 @@ impl Kernel {
             Isa::Armv7em => armv7em::gated(a, w, q, bases, shift, gate_up, out),
             #[cfg(hrm_isa = "mve")]
             Isa::Mve => mve::gated(a, w, q, bases, shift, gate_up, out),
+            #[cfg(hrm_isa = "rv32im")]
+            Isa::Rv32im => rv32im::gated(a, w, q, bases, shift, gate_up, out),
+            #[cfg(hrm_isa = "rv32v")]
+            Isa::Rv32v => rv32v::gated(a, w, q, bases, shift, gate_up, out),
             Isa::Scalar => scalar::gated(a, w, q, bases, shift, gate_up, out),
             _ => {
                 self.project(a, w, q, bases, gate_up);
