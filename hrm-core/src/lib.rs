@@ -8,6 +8,7 @@ pub mod format;
 pub mod iterate;
 pub mod kernels;
 mod layers;
+mod lean;
 pub mod memory;
 pub mod network;
 pub mod rng;

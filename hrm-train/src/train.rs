@@ -115,7 +115,12 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
         "" => build_engine(config, &spec, None)?,
         path => {
             let model = FloatModel::load(Path::new(path)).context("train.init")?;
-            ensure!(model.spec == spec, "train.init: {path} has another architecture than [model]: {:?}, expected {:?}", model.spec.config, spec.config);
+            ensure!(
+                model.spec == spec,
+                "train.init: {path} has another architecture than [model]: {:?}, expected {:?}",
+                model.spec.config,
+                spec.config
+            );
             build_engine(config, &spec, Some(&model.weights)).with_context(|| format!("train.init: {path}"))?
         }
     };
