@@ -17,8 +17,10 @@ const PITCH: usize = DEPTH + 64;
 
 /// What becomes of the accumulators of a call.
 #[derive(Clone, Copy)]
-enum Target<'a> {
+pub enum Target<'a> {
+    /// Accumulators, `[R, N]`.
     Wide(*mut i32),
+    /// Requantised, `[R, N]`.
     Narrow(*mut i16, Requant<'a>, Bases<'a>),
 }
 
@@ -199,7 +201,7 @@ fn join(a: __m512i, b: __m512i) -> __m512i {
 /// names have `n` elements.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn finish<const MR: usize, const NR: usize>(acc: &Tile<MR, NR>, n: usize, (row, first): (usize, usize), target: Target<'_>) {
+pub unsafe fn finish<const MR: usize, const NR: usize>(acc: &Tile<MR, NR>, n: usize, (row, first): (usize, usize), target: Target<'_>) {
     match target {
         Target::Wide(out) => {
             for (i, accs) in acc.iter().enumerate() {

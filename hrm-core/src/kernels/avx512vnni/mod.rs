@@ -16,12 +16,12 @@
 #![allow(unsafe_code)]
 
 mod matmul;
-//mod mlp;
+mod mlp;
 mod rows;
 mod tile;
 
 pub use matmul::{accumulate, project};
-//pub use mlp::gated_mlp;
+pub use mlp::gated_mlp;
 pub use rows::{add_norm, glu_rows, group_sums, view8_slice};
 #[allow(unused_imports)]
 pub use tile::multiply_only;
