@@ -94,6 +94,9 @@ const fn min(a: usize, b: usize) -> usize {
     if a < b { a } else { b }
 }
 
+/// Kernels of hosts round rows up to a multiple of this ([`crate::kernels::MlpScratch`]).
+const TILE: usize = 12;
+
 impl Regions {
     pub(crate) const fn new(c: &Config, group_rows: usize, plan: Plan) -> Self {
         let (ch, rows, state) = (c.channels as usize, c.rows(), c.state_len());
@@ -115,8 +118,7 @@ impl Regions {
             view: match (attention, lean) {
                 (true, _) => 3 * state,
                 (false, true) => 0,
-                // Kernels round rows up to whole fours.
-                (false, false) => rows.next_multiple_of(4) * ch,
+                (false, false) => rows.next_multiple_of(TILE) * ch,
             },
             transposed: if token { state } else { 0 },
             sums: if sums && !lean { group_rows * ch } else { 0 },
@@ -137,8 +139,8 @@ impl Regions {
             // Of all rows where sums tie them together ([`crate::kernels::Kernel::gated_mlp`]).
             tile_hidden: match (lean, sums) {
                 (true, _) => tile * max(inner, c.token_inner as usize),
-                (false, true) => rows.next_multiple_of(4) * inner,
-                (false, false) => tile.next_multiple_of(4) * max(inner, c.token_inner as usize),
+                (false, true) => rows.next_multiple_of(TILE) * inner,
+                (false, false) => tile.next_multiple_of(TILE) * max(inner, c.token_inner as usize),
             },
             tile_delta: if lean { tile } else { max(tile, 8) } * longest,
             keys: if attention { rows } else { 0 },

@@ -122,13 +122,13 @@ pub struct GroupInputs<'a> {
 /// Scratch of [`Kernel::gated_mlp`]; what it holds afterwards means nothing.
 #[derive(Debug)]
 pub struct MlpScratch<'a> {
-    /// `R * C` bytes, `R` rounded up to a multiple of four.
+    /// `R * C` bytes, `R` rounded up to a multiple of 12.
     pub view: &'a mut [i8],
     /// A byte for each channel of each group row.
     pub sum_views: &'a mut [i8],
     /// 32 words for each group row.
     pub table: &'a mut [i32],
-    /// `R * I` bytes, `R` rounded up to a multiple of four.
+    /// `R * I` bytes, `R` rounded up to a multiple of 12.
     pub hidden: &'a mut [i8],
     /// `8 * C` elements.
     pub delta: &'a mut [i16],

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::tile::{Scale, Tile, multiply, requant, swap, unrolled};
+use super::tile::{Scale, Shifts, Tile, multiply, requant, shift, swap, unrolled};
 use super::{LANES, block_words, packed_words};
 use crate::kernels::{Bases, Columns, Requant, reference};
 
@@ -21,7 +21,7 @@ pub enum Target<'a> {
     /// Accumulators, `[R, N]`.
     Wide(*mut i32),
     /// Requantised, `[R, N]`.
-    Narrow(*mut i16, Requant<'a>, Bases<'a>),
+    Narrow(*mut i16, Requant<'a>, Shifts, Bases<'a>),
 }
 
 /// `out[r][n] = sum_k a[r][k] * w[n][k]`.
@@ -49,7 +49,7 @@ pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<
     }
     // SAFETY: as in `accumulate`; bias and multipliers have `n` elements, the index has an entry for each row and grouping and every
     // entry names a row inside the table, all just checked.
-    unsafe { product(a, w, rows, Target::Narrow(out.as_mut_ptr(), *q, *b)) }
+    unsafe { product(a, w, rows, Target::Narrow(out.as_mut_ptr(), *q, Shifts::new(q), *b)) }
 }
 
 /// Goes over the output in row tiles, whose flipped activations every panel of channels uses.
@@ -148,14 +148,14 @@ unsafe fn tile<const MR: usize, const NR: usize>(
     for (j, start) in start.iter_mut().enumerate() {
         // SAFETY: the corrections are the last words of a block.
         *start = unsafe { _mm512_loadu_si512(weights.add(j * stride + stride - LANES).cast()) };
-        if let Target::Narrow(_, q, _) = &target {
+        if let Target::Narrow(_, q, _, _) = &target {
             // SAFETY: the bias is read as far as channels exist.
             let bias = unsafe { _mm512_maskz_loadu_epi32(existing(w.n, first + j), q.bias.as_ptr().add((first + j) * LANES)) };
             *start = _mm512_add_epi32(*start, swap(bias));
         }
     }
     acc.fill(start);
-    if let Target::Narrow(_, _, bases) = &target
+    if let Target::Narrow(_, _, _, bases) = &target
         && bases.groupings > 0
     {
         // A copy: whose address is taken does not stay in registers.
@@ -217,11 +217,16 @@ pub unsafe fn finish<const MR: usize, const NR: usize>(acc: &Tile<MR, NR>, n: us
                 }
             }
         }
-        Target::Narrow(out, q, _) => {
+        Target::Narrow(out, q, shifts, _) => {
             let mut y = *acc;
+            if shifts.acc > 0 {
+                let mut shifted = y;
+                shift(&mut shifted, shifts.acc);
+                y = shifted;
+            }
             unrolled!(NR, |j| {
                 // SAFETY: bias and multipliers of existing channels only.
-                let scale = unsafe { Scale::load(&q, (first + j) * LANES, existing(n, first + j)) };
+                let scale = unsafe { Scale::load(&q, shifts, (first + j) * LANES, existing(n, first + j)) };
                 unrolled!(MR, |i| y[i][j] = requant(y[i][j], &scale));
             });
             let last = existing(n, first + NR - 1);

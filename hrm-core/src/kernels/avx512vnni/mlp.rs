@@ -2,14 +2,17 @@
 //!
 //! One panel of 16 hidden channels at a time: the products of all group sums with the panel's weights are few enough to stay in the first
 //! cache, where each row fetches those of its groups. Gate and up of a panel are one register tile, so that its epilogue ends with hidden
-//! values: bytes, kept as the next matrix reads them, `[rows / 4][I / 4][4 rows][4]`. The output of eight rows is normalised before the next
+//! values: bytes, kept as the next matrix reads them, `[rows / 2][I / 4][2 rows][4]`. The output of eight rows is normalised before the next
 //! eight are multiplied.
+//!
+//! At a width of 48 an epilogue takes as long as the products, on other execution units; but the CPU does not look far enough ahead to find
+//! both. So a tile's accumulators are set aside, and two of its rows finished between each two steps of the next tile.
 
 use core::arch::x86_64::*;
 
 use super::matmul::{Target, finish};
 use super::rows::{Glu, add_norm_rows, view8_simd};
-use super::tile::{Scale, Tile, multiply, requant, swap, unrolled};
+use super::tile::{Scale, Shifts, Tile, multiply, requant, swap, unrolled};
 use super::{LANES, block_words, packed_words};
 use crate::kernels::{Bases, Columns, GroupInputs, Mlp, MlpScratch, Requant};
 
@@ -42,7 +45,7 @@ fn fits(mlp: &Mlp<'_>, len: usize, s: &MlpScratch<'_>) -> bool {
     let packed = |w: &Columns<'_>, n: usize, k: usize| w.n == n && w.k == k && w.packed().len() >= packed_words(n, k);
     let scaled = |q: &Requant<'_>, n: usize| q.bias.len() >= n && q.mult.len() >= n;
     let rows = len / width;
-    let padded = rows.next_multiple_of(4);
+    let padded = rows.next_multiple_of(TALL);
     let matrices = packed(&mlp.own, 2 * inner, width) && packed(&mlp.down, width, inner);
     let scales = scaled(&mlp.up_scale, 2 * inner) && scaled(&mlp.down_scale, width);
     let memory = s.view.len() >= padded * width && s.hidden.len() >= padded * inner && s.delta.len() >= OUT * width;
@@ -90,24 +93,22 @@ unsafe fn run(mlp: &Mlp<'_>, x: &mut [i16], s: &mut MlpScratch<'_>) {
         // SAFETY: the panel's blocks exist, scratch and index have all rows.
         unsafe {
             let panel = Panel::new(mlp, block, s);
-            let mut row = 0;
-            while row < rows {
-                row += match rows - row {
-                    9.. => panel.hidden::<TALL>(row, rows, &glu),
-                    5.. => panel.hidden::<8>(row, rows, &glu),
-                    _ => panel.hidden::<4>(row, rows, &glu),
-                };
+            match panel.groupings {
+                0 => panel.hidden::<0>(rows, &glu),
+                4 => panel.hidden::<4>(rows, &glu),
+                _ => panel.hidden::<{ usize::MAX }>(rows, &glu),
             }
         }
     }
+    let shifts = Shifts::new(&mlp.down_scale);
     for (t, x) in x.chunks_mut(OUT * width).enumerate() {
         let hidden = s.hidden[t * OUT * inner..].as_ptr().cast();
-        // SAFETY: `hidden` has all rows, filled up to whole fours; `delta` has eight.
+        // SAFETY: `hidden` has all rows, filled up to whole tiles; `delta` has eight.
         unsafe {
             if x.len() > 4 * width {
-                output::<OUT>(hidden, mlp, s.delta);
+                output::<OUT>(hidden, mlp, shifts, s.delta);
             } else {
-                output::<4>(hidden, mlp, s.delta);
+                output::<4>(hidden, mlp, shifts, s.delta);
             }
         }
         add_norm_rows(x, &s.delta[..x.len()], width, mlp.residual_shift);
@@ -212,6 +213,7 @@ struct Panel<'a> {
     /// Words from the gate's block to that of up.
     pair: usize,
     start: [__m512i; 2],
+    shifts: Shifts,
     scales: [Scale; 2],
     view: *const u8,
     width: usize,
@@ -230,56 +232,91 @@ impl<'a> Panel<'a> {
         let (width, inner) = (mlp.own.k, mlp.down.k);
         let stride = block_words(width);
         let pair = inner / LANES * stride;
+        let of = |at| Requant { mult: &mlp.up_scale.mult[at..at + LANES], ..mlp.up_scale };
+        let shifts = Shifts::of_both(&of(block * LANES), &of(inner + block * LANES));
         // SAFETY: both blocks are in the packed weights, both channels in bias and multipliers.
         let (weights, start, scales) = unsafe {
             let weights = mlp.own.packed().as_ptr().add(block * stride);
-            let scale = |at| Scale::load(&mlp.up_scale, at, u16::MAX);
+            let scale = |at| Scale::load(&mlp.up_scale, shifts, at, u16::MAX);
             let scales = [scale(block * LANES), scale(inner + block * LANES)];
             let start = [correction(weights, stride), correction(weights.add(pair), stride)];
             (weights, [_mm512_add_epi32(start[0], scales[0].bias), _mm512_add_epi32(start[1], scales[1].bias)], scales)
         };
         let (index, groupings) = mlp.groups.as_ref().map_or((&[][..], 0), |g| (g.index, g.columns.len()));
         // SAFETY: the first block of the panel.
-        let hidden = unsafe { s.hidden.as_mut_ptr().cast::<u8>().add(block * 4 * LANES) };
+        let hidden = unsafe { s.hidden.as_mut_ptr().cast::<u8>().add(block * 2 * LANES) };
         let (view, table) = (s.view.as_ptr().cast(), s.table.as_ptr());
-        Self { weights, pair, start, scales, view, width, table, index, groupings, hidden, inner }
+        Self { weights, pair, start, shifts, scales, view, width, table, index, groupings, hidden, inner }
     }
 
-    /// Hidden values of `MR` rows from `row`, a multiple of four; those from `rows` on are written but mean nothing. Returns `MR`.
+    /// Hidden values of all rows, with `G` groupings (`usize::MAX`: as many as there are).
     ///
     /// # Safety
-    /// As [`Panel::new`]; the rows exist, filled up to whole fours.
+    /// As [`Panel::new`].
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn hidden<const MR: usize>(&self, row: usize, rows: usize, glu: &Glu) -> usize {
-        let mut acc: Tile<MR, 2> = [self.start; MR];
-        // SAFETY: the caller's promise; the index has an entry for each existing row, and the entry a row in the table.
-        unsafe {
-            multiply::<MR, 2, false>(&mut acc, self.view.add(row * self.width), self.width, self.weights, self.pair, self.width / 4);
-            if self.groupings > 0 {
-                let index = self.index.as_ptr();
-                unrolled!(MR, |i| {
-                    let entry = index.add((row + i).min(rows - 1) * self.groupings);
-                    for g in 0..self.groupings {
-                        let base = self.table.add(usize::from(*entry.add(g)) * PAIR);
-                        acc[i][0] = _mm512_add_epi32(acc[i][0], _mm512_loadu_si512(base.cast()));
-                        acc[i][1] = _mm512_add_epi32(acc[i][1], _mm512_loadu_si512(base.add(LANES).cast()));
+    unsafe fn hidden<const G: usize>(&self, rows: usize, glu: &Glu) {
+        let steps = self.width / 4;
+        // Of the tile before, still to be finished.
+        let mut aside: Tile<TALL, 2> = [[_mm512_setzero_si512(); 2]; TALL];
+        for row in (0..rows).step_by(TALL) {
+            let mut acc: Tile<TALL, 2> = [self.start; TALL];
+            // SAFETY: scratch has whole tiles of rows, and the loops take `steps` steps together.
+            unsafe {
+                let (mut view, mut weights) = (self.view.add(row * self.width), self.weights);
+                let mut left = steps;
+                if row > 0 {
+                    for i in (0..TALL).step_by(2) {
+                        if left >= 2 {
+                            multiply::<TALL, 2, false>(&mut acc, view, self.width, weights, self.pair, 2);
+                            (view, weights, left) = (view.add(8), weights.add(2 * LANES), left - 2);
+                        }
+                        self.finish::<G>(&aside, i, row - TALL, rows, glu);
                     }
-                });
+                }
+                multiply::<TALL, 2, false>(&mut acc, view, self.width, weights, self.pair, left);
             }
+            aside = acc;
+        }
+        let last = (rows - 1) / TALL * TALL;
+        for i in (0..TALL).step_by(2) {
+            // SAFETY: passed on.
+            unsafe { self.finish::<G>(&aside, i, last, rows, glu) };
+        }
+    }
+
+    /// Hidden values of rows `first + i` and `first + i + 1` from the accumulators of the tile that begins at `first`. Rows from `rows` on are
+    /// written but mean nothing.
+    ///
+    /// # Safety
+    /// As [`Panel::new`]; scratch has the rows.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn finish<const G: usize>(&self, aside: &Tile<TALL, 2>, i: usize, first: usize, rows: usize, glu: &Glu) {
+        let mut acc = [aside[i], aside[i + 1]];
+        let groupings = if G == usize::MAX { self.groupings } else { G };
+        if G > 0 {
+            unrolled!(2, |j| {
+                // SAFETY: the index has an entry for each existing row, and the entry a row in the table.
+                unsafe {
+                    let entry = self.index.as_ptr().add((first + i + j).min(rows - 1) * groupings);
+                    for g in 0..groupings {
+                        let base = self.table.add(usize::from(*entry.add(g)) * PAIR);
+                        acc[j][0] = _mm512_add_epi32(acc[j][0], _mm512_loadu_si512(base.cast()));
+                        acc[j][1] = _mm512_add_epi32(acc[j][1], _mm512_loadu_si512(base.add(LANES).cast()));
+                    }
+                }
+            });
+        }
+        if self.shifts.acc > 0 {
+            let count = _mm_cvtsi32_si128(self.shifts.acc as i32);
+            unrolled!(2, |j| acc[j] = [_mm512_sll_epi32(acc[j][0], count), _mm512_sll_epi32(acc[j][1], count)]);
         }
         let [gate, up] = &self.scales;
-        unrolled!(MR / 4, |q| {
-            let pair = |i: usize| {
-                let g = _mm512_packs_epi32(requant(acc[i][0], gate), requant(acc[i + 1][0], gate));
-                let u = _mm512_packs_epi32(requant(acc[i][1], up), requant(acc[i + 1][1], up));
-                glu.hidden(g, u)
-            };
-            let bytes = _mm512_packs_epi16(pair(4 * q), pair(4 * q + 2));
-            let bytes = _mm512_xor_si512(bytes, _mm512_set1_epi8(i8::MIN));
-            // SAFETY: four rows of one block.
-            unsafe { _mm512_storeu_si512(self.hidden.add((row / 4 + q) * 4 * self.inner).cast(), bytes) };
-        });
-        MR
+        let g = _mm512_packs_epi32(requant(acc[0][0], gate), requant(acc[1][0], gate));
+        let u = _mm512_packs_epi32(requant(acc[0][1], up), requant(acc[1][1], up));
+        let bytes = _mm256_xor_si256(_mm512_cvtsepi16_epi8(glu.hidden(g, u)), _mm256_set1_epi8(i8::MIN));
+        // SAFETY: two rows of one block.
+        unsafe { _mm256_storeu_si256(self.hidden.add((first + i) * self.inner).cast(), bytes) };
     }
 }
 
@@ -288,8 +325,8 @@ impl<'a> Panel<'a> {
 /// # Safety
 /// The CPU has the features; [`fits`] holds; `hidden` has `MR` rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn output<const MR: usize>(hidden: *const u8, mlp: &Mlp<'_>, delta: &mut [i16]) {
-    let target = Target::Narrow(delta.as_mut_ptr(), mlp.down_scale, Bases { table: &[], index: &[], groupings: 0 });
+unsafe fn output<const MR: usize>(hidden: *const u8, mlp: &Mlp<'_>, shifts: Shifts, delta: &mut [i16]) {
+    let target = Target::Narrow(delta.as_mut_ptr(), mlp.down_scale, shifts, Bases { table: &[], index: &[], groupings: 0 });
     let mut block = 0;
     let blocks = mlp.down.n / LANES;
     while block < blocks {
@@ -321,7 +358,7 @@ unsafe fn output_tile<const MR: usize, const NR: usize>(hidden: *const u8, mlp: 
             *start = _mm512_add_epi32(correction(weights.add(j * stride), stride), swap(bias));
         }
         let mut acc: Tile<MR, NR> = [start; MR];
-        multiply::<MR, NR, true>(&mut acc, hidden, 4 * inner, weights, stride, inner / 4);
+        multiply::<MR, NR, true>(&mut acc, hidden, 2 * inner, weights, stride, inner / 4);
         finish(&acc, mlp.down.n, (0, block), target);
     }
     NR
