@@ -212,6 +212,22 @@ impl Kernel {
         }
     }
 
+    /// Multiply-accumulates on registers alone, to learn the peak of this CPU at its present clock: `rounds` of a few independent chains.
+    /// Returns the MACs and a value that depends on all of them; `None` where the kernel has no such loop.
+    #[must_use]
+    pub fn multiply_only(self, rounds: usize) -> Option<(u64, i32)> {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Some(avx2::multiply_only(rounds)),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => Some(avx512vnni::multiply_only(rounds)),
+            _ => {
+                let _ = rounds;
+                None
+            }
+        }
+    }
+
     /// Words that [`Kernel::pack`] needs for a block of `n` x `k` weights; 0 if this kernel reads weights in place.
     #[must_use]
     pub const fn packed_words(self, n: usize, k: usize) -> usize {

@@ -23,7 +23,6 @@ mod tile;
 pub use matmul::{accumulate, project};
 pub use mlp::gated_mlp;
 pub use rows::{add_norm, glu_rows, group_sums, view8_slice};
-#[allow(unused_imports)]
 pub use tile::multiply_only;
 
 use super::Columns;

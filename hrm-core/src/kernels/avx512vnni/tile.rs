@@ -149,15 +149,19 @@ pub fn multiply_only(rounds: usize) -> (u64, i32) {
 
 #[target_feature(enable = "avx512f,avx512vnni")]
 fn multiply_only_simd(rounds: usize) -> (u64, i32) {
+    // Different from each other: equal chains would be computed once.
     let mut acc = [_mm512_setzero_si512(); 24];
-    let mut a = _mm512_set1_epi32(core::hint::black_box(0x0102_0304));
+    unrolled!(12, |i| {
+        acc[i] = _mm512_set1_epi32(core::hint::black_box(i as i32));
+        acc[i + 12] = _mm512_set1_epi32(core::hint::black_box(i as i32 + 12));
+    });
+    let a = _mm512_set1_epi32(core::hint::black_box(0x0102_0304));
     for _ in 0..rounds {
-        for acc in &mut acc {
-            *acc = _mm512_dpbusd_epi32(*acc, a, a);
-        }
-        // Else equal accumulators would be computed once.
-        a = _mm512_xor_si512(a, acc[0]);
+        unrolled!(12, |i| {
+            acc[i] = _mm512_dpbusd_epi32(acc[i], a, a);
+            acc[i + 12] = _mm512_dpbusd_epi32(acc[i + 12], a, a);
+        });
     }
-    let sum = acc.into_iter().enumerate().fold(_mm512_setzero_si512(), |s, (i, x)| _mm512_add_epi32(s, _mm512_slli_epi32::<1>(_mm512_xor_si512(x, _mm512_set1_epi32(i as i32)))));
+    let sum = acc.into_iter().fold(_mm512_setzero_si512(), |sum, x| _mm512_add_epi32(sum, x));
     (rounds as u64 * 24 * 64, _mm512_reduce_add_epi32(sum))
 }
