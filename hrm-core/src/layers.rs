@@ -112,11 +112,11 @@ pub(crate) fn gated_mlp<'m>(
     if let Some(groups) = groups {
         s.sums.fill(0);
         kernel.group_sums(&s.view[..x.len()], width, s.index, g_count, s.sums);
-        for g in 0..g_count {
+        for (g, columns) in of_sums[..g_count].iter().enumerate() {
             let (from, to) = (groups.starts[g], groups.starts[g + 1]);
             let views = &mut s.sum_views[from * width..to * width];
             kernel.view8(&s.sums[from * width..to * width], mlp.m_group[g], views);
-            kernel.accumulate(views, &of_sums[g], &mut s.bases[from * wide..to * wide]);
+            kernel.accumulate(views, columns, &mut s.bases[from * wide..to * wide]);
         }
     }
     for (t, x) in x.chunks_mut(s.tile * width).enumerate() {

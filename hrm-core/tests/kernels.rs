@@ -324,13 +324,8 @@ fn layers(v: &mut Values, rounds: usize) -> usize {
             let padded = rows.next_multiple_of(12);
             let (mut view, mut hidden) = (vec![77; padded * width], vec![77; padded * inner]);
             let (mut sum_views, mut table, mut delta) = (vec![77; group_rows * width], vec![77; group_rows * 32], vec![77; 8 * width]);
-            let mut scratch = MlpScratch {
-                view: &mut view,
-                sum_views: &mut sum_views,
-                table: &mut table,
-                hidden: &mut hidden,
-                delta: &mut delta,
-            };
+            let mut scratch =
+                MlpScratch { view: &mut view, sum_views: &mut sum_views, table: &mut table, hidden: &mut hidden, delta: &mut delta };
             // One element behind the end must stay as it is.
             let mut y = x.clone();
             y.push(77);

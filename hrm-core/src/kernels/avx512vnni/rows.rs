@@ -182,8 +182,7 @@ fn add_row(x: &mut [i16], d: &[i16], residual_shift: u32) -> __m512i {
 fn add_lanes(s: [__m512i; 8]) -> __m512i {
     let pair = |a, b| _mm512_add_epi64(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
     // Lanes of 128 bits, then of 256: even ones of both, plus odd ones of both.
-    let halves =
-        |a, b| _mm512_add_epi64(_mm512_shuffle_i64x2::<0b10_00_10_00>(a, b), _mm512_shuffle_i64x2::<0b11_01_11_01>(a, b));
+    let halves = |a, b| _mm512_add_epi64(_mm512_shuffle_i64x2::<0b10_00_10_00>(a, b), _mm512_shuffle_i64x2::<0b11_01_11_01>(a, b));
     halves(halves(pair(s[0], s[1]), pair(s[2], s[3])), halves(pair(s[4], s[5]), pair(s[6], s[7])))
 }
 

@@ -113,9 +113,8 @@ impl Scale {
     #[target_feature(enable = "avx512f")]
     pub unsafe fn load(q: &Requant<'_>, shifts: Shifts, at: usize, mask: u16) -> Self {
         // SAFETY: only channels under the mask are read.
-        let (mult, bias) = unsafe {
-            (_mm512_maskz_loadu_epi32(mask, q.mult.as_ptr().add(at)), _mm512_maskz_loadu_epi32(mask, q.bias.as_ptr().add(at)))
-        };
+        let (mult, bias) =
+            unsafe { (_mm512_maskz_loadu_epi32(mask, q.mult.as_ptr().add(at)), _mm512_maskz_loadu_epi32(mask, q.bias.as_ptr().add(at))) };
         let even = swap(_mm512_sll_epi32(mult, _mm_cvtsi32_si128(shifts.mult as i32)));
         Self { even, odd: _mm512_srli_epi64::<32>(even), bias: swap(bias) }
     }
