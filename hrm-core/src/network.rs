@@ -284,6 +284,8 @@ impl<'a, 'm> Run<'a, 'm> {
             sum_views: carver.take(r.sum_views),
             bases: carver.take(r.bases),
             index: carver.take(r.index),
+            members: carver.take(r.members),
+            ends: carver.take(r.ends),
             mixing,
             colours: carver.take(r.colours),
             tags: carver.take(r.tags),
@@ -342,6 +344,22 @@ impl<'a, 'm> Run<'a, 'm> {
         for (r, entry) in self.scratch.index.chunks_exact_mut(groups.count).enumerate() {
             for (g, e) in entry.iter_mut().enumerate() {
                 *e = groups.row(g, r / fields, r % fields) as u16;
+            }
+        }
+        // Counts, then where each group row begins, then its end, as its members are written.
+        let Scratch { index, members, ends, .. } = &mut self.scratch;
+        for &row in &**index {
+            ends[usize::from(row)] += 1;
+        }
+        let mut begin = 0;
+        for end in ends.iter_mut() {
+            begin += core::mem::replace(end, begin);
+        }
+        for (r, entry) in index.chunks_exact(groups.count).enumerate() {
+            for &row in entry {
+                let end = &mut ends[usize::from(row)];
+                members[*end as usize] = r as u16;
+                *end += 1;
             }
         }
     }
