@@ -12,6 +12,7 @@ mod layers;
 pub mod memory;
 pub mod network;
 pub mod rng;
+pub mod schedule;
 pub mod solve;
 pub mod task;
 #[cfg(feature = "std")]

@@ -38,10 +38,10 @@ pub(super) struct Args {
     /// Output, on standard output; csv has the columns question,status,answer,segments,guesses,ms.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-    /// Most segments a guess.
+    /// Most segments of the first guess. With the verifier the others get half as many, else as many.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     segments: u16,
-    /// Most guesses a puzzle [default: 16 with a verifier, else 1].
+    /// Most guesses a puzzle [default: 64 with a verifier, else 1].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     guesses: Option<u16>,
     /// How the answer is chosen among the guesses [default: verify, or first for tasks without a verifier].

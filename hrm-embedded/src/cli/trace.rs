@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::ValueEnum;
 use hrm_core::iterate::{Policy, Segment};
-use hrm_core::solve::{Options, Select};
+use hrm_core::solve::{Options, Perturb, Select};
 use hrm_embedded::{Model, Workspace};
 use serde::Serialize;
 
@@ -112,7 +112,9 @@ fn show(args: &Args, model: &Model, puzzle: &[u8], out: &mut impl Write) -> anyh
         _ => Select::Vote,
     };
     let policy = Policy::budget(args.segments);
-    let options = Options { policy, guesses: args.guess + 1, select, seed: args.seed, ..model.default_options() };
+    // The guesses are those of `hrm solve`, whoever selects.
+    let perturb = if model.sudoku().is_some() { Perturb::Assume } else { Perturb::Auto };
+    let options = Options { policy, guesses: args.guess + 1, select, seed: args.seed, perturb, ..model.default_options() };
     let colour = colours(&io::stdout());
     let mut before = puzzle.to_vec();
     let (mut end, mut failed) = (None, None);
