@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use hrm_train::analyze::{self, Analyze};
 use hrm_train::data::npy::{self, Grouped};
 use hrm_train::data::{GeneratorOptions, PuzzleSet, Side, csv, generate};
 use hrm_train::evaluate::{Float, Model, Report, evaluate};
@@ -29,6 +30,8 @@ enum Command {
     Train(Train),
     /// Score a trained model on puzzles with answers.
     Eval(Eval),
+    /// Repeat the experiments of "Reasoning or Guessing" (arXiv 2601.10679) on a model, float or int8.
+    Analyze(Box<Analyze>),
     /// Turn a float model into an int8 `.hrm` file.
     Quantize(Quantize),
     /// Write one segment of an int8 model as standard ONNX: tokens and carry in, carry, logits and Q out, all in integers.
@@ -193,6 +196,7 @@ pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(args) => run_train(&args),
         Command::Eval(args) => run_eval(&args),
+        Command::Analyze(args) => analyze::run(&args).and_then(|text| print_out(&text)),
         Command::Quantize(args) => command::run(&args).and_then(|text| print_out(&text)),
         Command::Export(Export { onnx, out }) => export(&onnx, &out).map(|bytes| eprintln!("{bytes} bytes in {}", out.display())),
         Command::Data(args) => run_data(args),
