@@ -18,6 +18,8 @@ const TRIVIAL: usize = 4;
 const STARTS: usize = 16;
 /// Segments of each.
 const DEPTH: usize = 32;
+/// Segments that an answer must hold to be called an attractor's.
+const HELD: usize = 4;
 /// Points of the landscape along each side.
 const GRID: usize = 25;
 /// Broken rules from which on the landscape is darkest, as in the paper.
@@ -98,7 +100,7 @@ fn landscape(lab: &mut Lab, input: &[u8], title: &str) -> anyhow::Result<(String
 pub(super) struct Basins {
     /// Share of the starts that ended right.
     pub right: f64,
-    /// Distinct answers that settled runs ended with.
+    /// Distinct answers that were held.
     pub attractors: usize,
     /// Of these, wrong ones.
     pub spurious: usize,
@@ -108,12 +110,12 @@ pub(super) struct Basins {
     pub wandering: f64,
 }
 
-/// An attractor: an answer that a settled run ends with, or one that stayed the same for the last four segments, which `stable` says.
-pub(super) fn basins(traces: &[Trace], stable: &[bool]) -> Basins {
+/// An attractor is an answer that a run has held for its last [`HELD`] segments.
+pub(super) fn basins(traces: &[Trace]) -> Basins {
     let mut by_answer: HashMap<&[u8], (usize, bool)> = HashMap::new();
     let mut wandering = 0;
-    for (t, &stable) in traces.iter().zip(stable) {
-        if stable {
+    for t in traces {
+        if t.is_stable(HELD) {
             let entry = by_answer.entry(&t.answer).or_insert((0, *t.exact.last().unwrap_or(&false)));
             entry.0 += 1;
         } else {
@@ -150,7 +152,11 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
         let (svg, plane) = landscape(lab, &input, &format!("Puzzle {i}: {name}"))?;
         let file = format!("attractors-{}", name.replace(' ', "-"));
         let explained = 100.0 * (plane.explained[0] + plane.explained[1]);
-        plots.push(Plot { name: file, caption: format!("{name}: broken rules of the answer on the plane of the run ({explained:.0} % of its variance)."), svg });
+        plots.push(Plot {
+            name: file,
+            caption: format!("{name}: broken rules of the answer on the plane of the run ({explained:.0} % of its variance)."),
+            svg,
+        });
         planes.push(json!({"puzzle": i, "mode": name, "explained": plane.explained}));
     }
 
@@ -162,10 +168,7 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
     // Models with a fixed start get random ones here: the question is where else one may end.
     let many = trace::run_from(subject.as_mut(), job, &starts, true, &mut |k| progress.add(k))?;
     lab.end();
-    // The threshold of drift is that of the plain runs' late segments; a run that ends in an exact repeat has settled as well.
-    let threshold = classify(&traces).cut.map_or(0.0, |c| 10f64.powf(c.threshold));
-    let late: Vec<bool> = many.iter().map(|t| t.cycle.is_some() || t.late_drift(DEPTH - 3, DEPTH) < threshold).collect();
-    let found: Vec<Basins> = many.chunks_exact(STARTS).zip(late.chunks_exact(STARTS)).map(|(t, s)| basins(t, s)).collect();
+    let found: Vec<Basins> = many.chunks_exact(STARTS).map(basins).collect();
     let mean = |f: &dyn Fn(&Basins) -> f64| stats::mean(&found.iter().map(f).collect::<Vec<_>>());
     let mut counted = Table::new(&format!("{STARTS} random starts of {n} puzzles, {DEPTH} segments"), &["", "mean over puzzles"]);
     for (name, value) in [
@@ -189,7 +192,7 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
              components of z_H over the run's segments, centred on the last state; the error is the number of surplus digits over all rows, columns and boxes of the answer, cut at 40; \
              arrows show where one segment takes a state of the plane (z_L is the last one)."
                 .into(),
-            "An *attractor* is the answer of a run that has settled at its end, or whose state repeats exactly.".into(),
+            format!("An *attractor* is an answer that a run has held for its last {HELD} segments; a run that still changes its answer wanders."),
         ],
         findings: vec![
             "Paper: all four modes occur; a run lingers near spurious fixed points and takes the first that holds it.".into(),

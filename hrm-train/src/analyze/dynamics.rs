@@ -30,10 +30,11 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
     let n = traces.len();
     let bins = reliability(&traces, PAPER);
     let error: f64 = bins.iter().map(|&(c, p, right)| (p * c as f64 - right as f64).abs()).sum::<f64>() / n as f64;
-    let calibration = Chart::new(&format!("Halt output against truth, segment {PAPER}"), "probability that the Q head gives", "share right")
-        .y_range(0.0, 1.0)
-        .with("perfect", Mark::Line, [(0.0, 0.0), (1.0, 1.0)])
-        .with("tenths", Mark::Dots, bins.iter().filter(|b| b.0 > 0).map(|&(c, p, right)| (p, right as f64 / c as f64)));
+    let calibration =
+        Chart::new(&format!("Halt output against truth, segment {PAPER}"), "probability that the Q head gives", "share right")
+            .y_range(0.0, 1.0)
+            .with("perfect", Mark::Line, [(0.0, 0.0), (1.0, 1.0)])
+            .with("tenths", Mark::Dots, bins.iter().filter(|b| b.0 > 0).map(|&(c, p, right)| (p, right as f64 / c as f64)));
     let mut q = Table::new("Halt output q > 0", &["segment", "q > 0", "of these right", "q agrees with the truth", "AUC"]);
     for s in [4, 8, 16, 32, 64] {
         let positive: Vec<&Trace> = traces.iter().filter(|t| t.q[s - 1] > 0.0).collect();
@@ -48,14 +49,21 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
         ]);
     }
     let ratings = lab.set.ratings[..n].to_vec();
-    let mut rated = Table::new("Segments until the answer is right, by rating", &["rating", "puzzles", "right within 64", "median segments of these"]);
+    let mut rated =
+        Table::new("Segments until the answer is right, by rating", &["rating", "puzzles", "right within 64", "median segments of these"]);
     for (from, to) in RATINGS {
         let part: Vec<&Trace> = traces.iter().zip(&ratings).filter(|(_, r)| (from..=to).contains(*r)).map(|(t, _)| t).collect();
         if part.is_empty() {
             continue;
         }
         let firsts: Vec<f64> = part.iter().filter_map(|t| t.first_right()).map(|s| s as f64).collect();
-        let name = if to == u32::MAX { format!("{from}+") } else if from == to { from.to_string() } else { format!("{from}-{to}") };
+        let name = if to == u32::MAX {
+            format!("{from}+")
+        } else if from == to {
+            from.to_string()
+        } else {
+            format!("{from}-{to}")
+        };
         rated.row([name, part.len().to_string(), percent(firsts.len(), part.len()), format!("{:.1}", quantile(&firsts, 0.5))]);
     }
     let dots = Chart::new("Segments needed against rating", "log10(1 + rating)", "segment that is right first").with(
@@ -91,18 +99,31 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
     }
     let right: Vec<bool> = traces[..m].iter().map(|t| t.exact[SEGMENTS - 1]).collect();
     let curve = |of: bool| -> Vec<(f64, f64)> {
-        (0..SEGMENTS).map(|s| ((s + 1) as f64, quantile(&apart.iter().zip(&right).filter(|(_, r)| **r == of).map(|(d, _)| d[s]).collect::<Vec<_>>(), 0.5))).collect()
+        (0..SEGMENTS)
+            .map(|s| {
+                ((s + 1) as f64, quantile(&apart.iter().zip(&right).filter(|(_, r)| **r == of).map(|(d, _)| d[s]).collect::<Vec<_>>(), 0.5))
+            })
+            .collect()
     };
     let bit = Chart::new("One bit changed in the first state", "segment", "||z_H - z_H'|| / ||z_H|| (median)")
         .log_y()
         .with("right at the end", Mark::Line, curve(true))
         .with("wrong at the end", Mark::Line, curve(false));
-    let end = |of: bool| quantile(&apart.iter().zip(&right).filter(|(_, r)| **r == of).map(|(d, _)| d[SEGMENTS - 1]).collect::<Vec<_>>(), 0.5);
+    let end =
+        |of: bool| quantile(&apart.iter().zip(&right).filter(|(_, r)| **r == of).map(|(d, _)| d[SEGMENTS - 1]).collect::<Vec<_>>(), 0.5);
     let together = apart.iter().zip(&right).filter(|(d, r)| **r && d[SEGMENTS - 1] == 0.0).count();
 
     let mut plots = vec![
-        Plot { name: "dynamics-calibration".into(), caption: format!("Reliability of the Q head, {n} puzzles; expected calibration error {error:.3}."), svg: calibration.svg() },
-        Plot { name: "dynamics-rating".into(), caption: "Solved puzzles only; the rating counts guesses of a backtracking solver.".into(), svg: dots.svg() },
+        Plot {
+            name: "dynamics-calibration".into(),
+            caption: format!("Reliability of the Q head, {n} puzzles; expected calibration error {error:.3}."),
+            svg: calibration.svg(),
+        },
+        Plot {
+            name: "dynamics-rating".into(),
+            caption: "Solved puzzles only; the rating counts guesses of a backtracking solver.".into(),
+            svg: dots.svg(),
+        },
         Plot { name: "dynamics-bit".into(), caption: format!("{m} puzzles."), svg: bit.svg() },
     ];
     let mut cosines = Vec::new();
@@ -117,7 +138,11 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
         }
         let ended: Vec<bool> = traces[..m].iter().map(|t| t.exact[PAPER - 1]).collect();
         let curve = |of: bool| -> Vec<(f64, f64)> {
-            cosines.iter().enumerate().map(|(s, c)| ((s + 1) as f64, mean(&c.iter().zip(&ended).filter(|(_, r)| **r == of).map(|(&c, _)| c).collect::<Vec<_>>()))).collect()
+            cosines
+                .iter()
+                .enumerate()
+                .map(|(s, c)| ((s + 1) as f64, mean(&c.iter().zip(&ended).filter(|(_, r)| **r == of).map(|(&c, _)| c).collect::<Vec<_>>())))
+                .collect()
         };
         let chart = Chart::new("z_H of float and int8 from the same start", "segment", "mean cosine")
             .with("right at 16", Mark::Line, curve(true))
@@ -128,15 +153,29 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
     let positive = traces.iter().filter(|t| t.q[PAPER - 1] > 0.0).count();
     let wrong = traces.iter().filter(|t| t.q[PAPER - 1] > 0.0 && !t.exact[PAPER - 1]).count();
     let mut findings = vec![
-        format!("Q head after {PAPER} segments: {wrong} of {positive} runs with q > 0 are wrong; expected calibration error {error:.3}. The paper trusts only runs that the Q head halts."),
-        format!("One bit: the median relative distance after {SEGMENTS} segments is {:.2e} where the answer is right ({together} of {} runs meet again exactly) and {:.2e} where it is wrong.", end(true), right.iter().filter(|&&r| r).count(), end(false)),
+        format!(
+            "Q head after {PAPER} segments: {wrong} of {positive} runs with q > 0 are wrong; expected calibration error {error:.3}. The paper trusts only runs that the Q head halts."
+        ),
+        format!(
+            "One bit: the median relative distance after {SEGMENTS} segments is {:.2e} where the answer is right ({together} of {} runs meet again exactly) and {:.2e} where it is wrong.",
+            end(true),
+            right.iter().filter(|&&r| r).count(),
+            end(false)
+        ),
     ];
     if let Some(last) = cosines.last() {
-        findings.push(format!("Float against int8: mean carry cosine {:.4} after one segment, {:.4} after {PAPER} (median {:.4}).", mean(&cosines[0]), mean(last), quantile(last, 0.5)));
+        findings.push(format!(
+            "Float against int8: mean carry cosine {:.4} after one segment, {:.4} after {PAPER} (median {:.4}).",
+            mean(&cosines[0]),
+            mean(last),
+            quantile(last, 0.5)
+        ));
     }
     Ok(Section {
         title: "Shape of the dynamics".into(),
-        method: vec![format!("The {n} plain runs; {m} puzzles for single bits and cosines. Expected calibration error: mean of |probability - share right| over tenths, by count.")],
+        method: vec![format!(
+            "The {n} plain runs; {m} puzzles for single bits and cosines. Expected calibration error: mean of |probability - share right| over tenths, by count."
+        )],
         findings,
         data: json!({
             "reliability": bins, "calibration_error": error, "apart": apart, "right": right, "cosines": cosines,

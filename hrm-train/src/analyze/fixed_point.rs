@@ -10,6 +10,8 @@ use super::{Lab, PAPER, SEGMENTS, percent, stats};
 
 /// Drift band: segments 13 to 16, as in the work that disputes the paper.
 pub(super) const BAND: (usize, usize) = (13, 16);
+/// Smaller drifts count as this, the unit of the integer stream: exact fixed points have no logarithm.
+const RESOLUTION: f64 = 1.0 / 1024.0;
 /// A cut that explains less of the variance of the log drift separates nothing: a normal sample is explained to 64 %, a uniform one to 75 %.
 const SEPARATES: f64 = 0.8;
 
@@ -22,14 +24,12 @@ pub(super) struct Settled {
     pub settled: Vec<bool>,
 }
 
-/// Runs whose mean drift over [`BAND`] is below Otsu's threshold on its logarithm. A drift of exactly 0 has settled, whatever the cut.
+/// Runs whose mean drift over [`BAND`] is below Otsu's threshold on its logarithm. A drift of [`RESOLUTION`] or less has settled, whatever the cut.
 pub(super) fn classify(traces: &[Trace]) -> Settled {
     let drifts: Vec<f64> = traces.iter().map(|t| t.late_drift(BAND.0, BAND.1)).collect();
-    // Exact fixed points have no logarithm: they count as the smallest drift there is.
-    let smallest = drifts.iter().copied().filter(|&d| d > 0.0).fold(f64::INFINITY, f64::min);
-    let logs: Vec<f64> = drifts.iter().map(|&d| d.max(if smallest.is_finite() { smallest } else { 1e-9 }).log10()).collect();
+    let logs: Vec<f64> = drifts.iter().map(|&d| d.max(RESOLUTION).log10()).collect();
     let cut = otsu(&logs);
-    let settled = drifts.iter().zip(&logs).map(|(&d, &l)| d == 0.0 || cut.is_some_and(|c| l < c.threshold)).collect();
+    let settled = drifts.iter().zip(&logs).map(|(&d, &l)| d <= RESOLUTION || cut.is_some_and(|c| l < c.threshold)).collect();
     Settled { cut, settled }
 }
 
@@ -51,7 +51,9 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
     for (name, row) in ["settled", "wandering"].into_iter().zip(counts) {
         table.row([name.to_owned(), row[0].to_string(), row[1].to_string()]);
     }
-    let drift = |of: bool| -> Vec<f64> { traces.iter().zip(&right).filter(|(_, r)| **r == of).map(|(t, _)| t.late_drift(BAND.0, BAND.1)).collect() };
+    let drift = |of: bool| -> Vec<f64> {
+        traces.iter().zip(&right).filter(|(_, r)| **r == of).map(|(t, _)| t.late_drift(BAND.0, BAND.1)).collect()
+    };
     let (of_right, of_wrong) = (drift(true), drift(false));
     let separation = auc(&of_wrong, &of_right);
 
@@ -96,10 +98,8 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
     lab.end();
     let at = |s: usize| planted.iter().filter(|t| t.exact[s - 1]).count();
     let all = planted.iter().filter(|t| t.exact.iter().all(|&e| e)).count();
-    let mut keep = Table::new(
-        &format!("From a state that decodes to the answer ({decoded} of {n} do)"),
-        &["segments on the puzzle", "right"],
-    );
+    let mut keep =
+        Table::new(&format!("From a state that decodes to the answer ({decoded} of {n} do)"), &["segments on the puzzle", "right"]);
     for s in [1, 2, 4, 8, 16, 32] {
         keep.row([s.to_string(), percent(at(s), n)]);
     }
@@ -121,9 +121,11 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
         .with("", Mark::Faint, curve(true, 0.75))
         .with("", Mark::Faint, curve(false, 0.25))
         .with("", Mark::Faint, curve(false, 0.75));
-    let planted_chart = Chart::new("From a state that decodes to the answer", "segment", "share right")
-        .y_range(0.0, 1.0)
-        .with("", Mark::Line, (1..=watch).map(|s| (s as f64, at(s) as f64 / n as f64)));
+    let planted_chart = Chart::new("From a state that decodes to the answer", "segment", "share right").y_range(0.0, 1.0).with(
+        "",
+        Mark::Line,
+        (1..=watch).map(|s| (s as f64, at(s) as f64 / n as f64)),
+    );
     let bins = |v: &[f64]| -> Vec<(f64, f64)> {
         let mut counts = std::collections::BTreeMap::new();
         v.iter().filter(|&&d| d > 0.0).for_each(|d| *counts.entry((d.log10() * 5.0).floor() as i64).or_insert(0usize) += 1);
@@ -133,7 +135,9 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
         .with("right", Mark::Bars, bins(&of_right))
         .with("wrong", Mark::Bars, bins(&of_wrong));
     let failures = counts[0][1] + counts[1][1];
-    let cut = settled.cut.map_or("no cut".into(), |c| format!("cut at drift {:.3}, which explains {:.0} % of the variance", 10f64.powf(c.threshold), 100.0 * c.explained));
+    let cut = settled.cut.map_or("no cut".into(), |c| {
+        format!("cut at drift {:.3}, which explains {:.0} % of the variance", 10f64.powf(c.threshold), 100.0 * c.explained)
+    });
     let clear = settled.cut.is_some_and(|c| c.explained >= SEPARATES);
     Ok(Section {
         title: "Fixed-point property".into(),
@@ -152,12 +156,21 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
                 ever.len(),
                 percent(kept, ever.len())
             ),
-            format!("From planted states {} are right after one segment on the puzzle, {} after 16, and {} at all of 32.", percent(at(1), n), percent(at(16), n), percent(all, n)),
+            format!(
+                "From planted states {} are right after one segment on the puzzle, {} after 16, and {} at all of 32.",
+                percent(at(1), n),
+                percent(at(16), n),
+                percent(all, n)
+            ),
             format!(
                 "Paper: failures settle at false fixed points. Later work (2026, 8,192 puzzles, HRM): 1.6 % of the failures settle, the others wander. Ours: {} of the failures are in \
                  the settled class; drift tells wrong from right with AUC {separation:.3}. {}",
                 percent(counts[0][1], failures),
-                if counts[0][1] * 10 < failures { "For this model the later work is right: failures wander." } else { "For this model a part of the failures does settle." }
+                match (failures, counts[0][1] * 10 < failures) {
+                    (0, _) => "There is nothing to tell apart.",
+                    (_, true) => "For this model the later work is right: failures wander.",
+                    (_, false) => "For this model a part of the failures does settle.",
+                }
             ),
             format!(
                 "Exact repeats of the state: {} of {} runs, {} of them right at the end.",
@@ -174,9 +187,21 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
         }),
         tables: vec![table, repeats, keep],
         plots: vec![
-            Plot { name: "fixed-point-drift".into(), caption: "Right and wrong runs by drift (exact fixed points, drift 0, are left out).".into(), svg: drifts.svg() },
-            Plot { name: "fixed-point-residual".into(), caption: "Residual of runs by what they end with; grey: quartiles.".into(), svg: residuals.svg() },
-            Plot { name: "fixed-point-planted".into(), caption: format!("{n} puzzles, started at a state that decodes to the answer."), svg: planted_chart.svg() },
+            Plot {
+                name: "fixed-point-drift".into(),
+                caption: "Right and wrong runs by drift (exact fixed points, drift 0, are left out).".into(),
+                svg: drifts.svg(),
+            },
+            Plot {
+                name: "fixed-point-residual".into(),
+                caption: "Residual of runs by what they end with; grey: quartiles.".into(),
+                svg: residuals.svg(),
+            },
+            Plot {
+                name: "fixed-point-planted".into(),
+                caption: format!("{n} puzzles, started at a state that decodes to the answer."),
+                svg: planted_chart.svg(),
+            },
         ],
         ..Section::default()
     })

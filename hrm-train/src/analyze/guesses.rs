@@ -212,7 +212,14 @@ fn rows(table: &mut Table, name: &str, guesses: &[Vec<Guess>], counts: &[usize],
             data.push(json!({"family": name, "guesses": k, "rule": label, "right": right, "wrong": wrong, "of": n, "segments": spent}));
             if k == counts[counts.len() - 1] || (k == 1 && matches!(rule, Rule::Plurality)) {
                 let label = if k == 1 { "the only one" } else { label };
-                table.row([name.to_owned(), k.to_string(), label.to_owned(), percent(right, n), wrong.to_string(), format!("{:.2}", spent * macs as f64 / 1e9)]);
+                table.row([
+                    name.to_owned(),
+                    k.to_string(),
+                    label.to_owned(),
+                    percent(right, n),
+                    wrong.to_string(),
+                    format!("{:.2}", spent * macs as f64 / 1e9),
+                ]);
             }
         }
     }
@@ -223,8 +230,12 @@ fn rows(table: &mut Table, name: &str, guesses: &[Vec<Guess>], counts: &[usize],
 fn snapshots(folder: &PathBuf) -> anyhow::Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read the folder {}", folder.display()))?;
     let step = |p: &PathBuf| p.file_stem().and_then(|s| s.to_str()?.rsplit('-').next()?.parse::<u64>().ok());
-    let mut found: Vec<(u64, PathBuf)> =
-        entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "safetensors")).filter_map(|p| Some((step(&p)?, p))).collect();
+    let mut found: Vec<(u64, PathBuf)> = entries
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.extension().is_some_and(|e| e == "safetensors"))
+        .filter_map(|p| Some((step(&p)?, p)))
+        .collect();
     found.sort();
     anyhow::ensure!(!found.is_empty(), "{} holds no snapshot (step-N.safetensors)", folder.display());
     Ok(found.split_off(found.len().saturating_sub(SNAPSHOTS)).into_iter().map(|f| f.1).collect())
@@ -255,7 +266,9 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
         let moved = passes_of.family(Family::ShiftsWithStart, size, PAPER)?;
         coincide = moved.iter().filter(|g| g.iter().all(|x| x.answer == g[0].answer)).count();
         data.extend(rows(&mut table, "digit shifts, start shifted along", &moved, &powers(size), macs));
-        for (name, family) in [("symmetries of the whole group", Family::Group), ("random starts", Family::Starts), ("latent noise", Family::Noise)] {
+        for (name, family) in
+            [("symmetries of the whole group", Family::Group), ("random starts", Family::Starts), ("latent noise", Family::Noise)]
+        {
             let guesses = passes_of.family(family, WIDTH, PAPER)?;
             data.extend(rows(&mut table, name, &guesses, &powers(WIDTH), macs));
             lines.push((name, guesses));
@@ -310,7 +323,11 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
     let mut chart = Chart::new("Puzzles with a valid answer among k guesses (verifier)", "guesses k", "share of puzzles").y_range(0.0, 1.0);
     for (name, guesses) in &lines {
         let most = guesses[0].len();
-        chart = chart.with(name, Mark::Line, (1..=most).map(|k| (k as f64, guesses.iter().filter(|g| g[..k].iter().any(|x| x.valid.is_some())).count() as f64 / n as f64)));
+        chart = chart.with(
+            name,
+            Mark::Line,
+            (1..=most).map(|k| (k as f64, guesses.iter().filter(|g| g[..k].iter().any(|x| x.valid.is_some())).count() as f64 / n as f64)),
+        );
     }
     let equivariant = lab.subject.config().fields > 1;
     let mut paper = Table::new(
@@ -319,20 +336,32 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
     );
     let of = |family: &str, rule: &str| {
         let found = data.iter().rev().find(|d| d["family"] == family && d["rule"] == rule);
-        found.map_or("not run".to_owned(), |d| format!("{} ({} guesses, {rule})", percent(d["right"].as_u64().unwrap_or(0) as usize, n), d["guesses"]))
+        found.map_or("not run".to_owned(), |d| {
+            format!("{} ({} guesses, {rule})", percent(d["right"].as_u64().unwrap_or(0) as usize, n), d["guesses"])
+        })
     };
     let one = lines[0].1.iter().filter(|g| g[0].right).count();
     paper.row(["one guess".into(), "54.5 to 55.0 %".into(), percent(one, n)]);
-    paper.row(["+ data mixing".into(), "59.9 %".into(), "not comparable: this model is trained with it, one without it is not trained yet".into()]);
+    paper.row([
+        "+ data mixing".into(),
+        "59.9 %".into(),
+        "not comparable: this model is trained with it, one without it is not trained yet".into(),
+    ]);
     paper.row(["+ input perturbation (9 shifts)".into(), "73.2 %".into(), of("digit shifts", "majority")]);
     paper.row(["+ bootstrapping (10 checkpoints)".into(), "64.7 %".into(), of("late checkpoints (float)", "pass@k (oracle: uses labels)")]);
     paper.row(["mixing + bootstrapping".into(), "82.9 %".into(), "as the row above".into()]);
     paper.row([
         "all (its own protocol)".into(),
         "96.9 %; reproduced by others: 90.5 %".into(),
-        paper_row.map_or("not run: no snapshots".into(), |(right, single, of)| format!("{}; one guess of the last checkpoint: {}", percent(right, of), percent(single, of))),
+        paper_row.map_or("not run: no snapshots".into(), |(right, single, of)| {
+            format!("{}; one guess of the last checkpoint: {}", percent(right, of), percent(single, of))
+        }),
     ]);
-    let wins = lines.iter().map(|(name, g)| (g.iter().filter(|g| g.iter().any(|x| x.valid.is_some())).count(), *name)).max().unwrap_or((0, "none"));
+    let wins = lines
+        .iter()
+        .map(|(name, g)| (g.iter().filter(|g| g.iter().any(|x| x.valid.is_some())).count(), *name))
+        .max()
+        .unwrap_or((0, "none"));
     Ok(Section {
         title: "Scaling guesses".into(),
         method: vec![format!(
@@ -345,14 +374,22 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
             format!(
                 "Nine digit shifts with the start shifted along give the same answer nine times on {} of the puzzles. {}",
                 percent(coincide, n),
-                if equivariant && coincide == n { "This network is exactly equivariant to relabelling: the paper's perturbation is no perturbation for it, unless the random start stays where it is." } else { "" }
+                if equivariant && coincide == n {
+                    "This network is exactly equivariant to relabelling: the paper's perturbation is no perturbation for it, unless the random start stays where it is."
+                } else {
+                    ""
+                }
             ),
             format!("Widest: {} find a valid grid with {}; one guess: {}.", percent(wins.0, n), wins.1, percent(one, n)),
             format!("One long guess: {} right after 64 segments, {} after 256.", percent(at(64), n), percent(at(256), n)),
         ],
         data: json!({ "rows": data, "coincide": coincide, "n": n, "paper_protocol": paper_row }),
         tables: vec![paper, table],
-        plots: vec![Plot { name: "guesses".into(), caption: format!("{n} puzzles; what the verifier finds among the first k guesses of {PAPER} segments."), svg: chart.svg() }],
+        plots: vec![Plot {
+            name: "guesses".into(),
+            caption: format!("{n} puzzles; what the verifier finds among the first k guesses of {PAPER} segments."),
+            svg: chart.svg(),
+        }],
         ..Section::default()
     })
 }

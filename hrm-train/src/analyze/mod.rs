@@ -14,7 +14,7 @@ use crate::data::{GeneratorOptions, PuzzleSet, Side, csv, generate};
 use crate::engine::StartOf;
 use crate::evaluate_int8::Int8;
 use crate::model_file::FloatModel;
-use crate::run_config::{EngineKind, resolve_threads};
+use crate::run_config::{EngineKind, RunConfig, resolve_threads};
 
 mod attractors;
 mod dynamics;
@@ -47,7 +47,8 @@ pub struct Analyze {
     /// Puzzles with answers; none: generated ones of classes never trained on.
     #[arg(long, value_name = "CSV")]
     pub data: Option<PathBuf>,
-    /// Held-out training puzzles to choose a schedule on, never a test set [default: --data if it is generated, else none].
+    /// Held-out training puzzles to choose a schedule on, never a test set [default: those that the model's record names, if its training
+    /// data lies beside --data or in the working folder; generated ones without --data].
     #[arg(long, value_name = "CSV")]
     pub holdout: Option<PathBuf>,
     /// Puzzles of the plain runs; the costly experiments take a part of them.
@@ -113,8 +114,7 @@ pub enum EngineArgument {
 }
 
 impl Experiment {
-    const EACH: [Self; 7] =
-        [Self::Easy, Self::FixedPoint, Self::Grokking, Self::Attractors, Self::Guesses, Self::Dynamics, Self::Schedule];
+    const EACH: [Self; 7] = [Self::Easy, Self::FixedPoint, Self::Grokking, Self::Attractors, Self::Guesses, Self::Dynamics, Self::Schedule];
 
     fn name(self) -> &'static str {
         match self {
@@ -182,16 +182,23 @@ impl Lab {
         ensure!(size * size == usize::from(c.tokens), "a model of {} tokens and {} symbols is no Sudoku model", c.tokens, c.vocab);
         let read = |path: &Path| -> anyhow::Result<PuzzleSet> {
             let set = csv::read(path)?;
-            ensure!(set.sudoku.size() == size, "{} holds puzzles of size {}, the model reads size {size}", path.display(), set.sudoku.size());
+            ensure!(
+                set.sudoku.size() == size,
+                "{} holds puzzles of size {}, the model reads size {size}",
+                path.display(),
+                set.sudoku.size()
+            );
             ensure!(!set.is_empty(), "{} holds no puzzle", path.display());
             Ok(set)
         };
-        let generated = |side, seed| generate(&GeneratorOptions { size, seed, hard: false, extra_givens: 0, side }, args.n);
+        // There are only a few dozen minimal puzzles of size 4.
+        let extra_givens = if size == 4 { 6 } else { 0 };
+        let generated = |side, seed| generate(&GeneratorOptions { size, seed, hard: false, extra_givens, side }, args.n);
         let set = args.data.as_deref().map_or_else(|| generated(Side::Test, 77), read)?;
         let holdout = match (&args.holdout, &args.data) {
             (Some(path), _) => Some(read(path)?),
             (None, None) => Some(generated(Side::Train, 78)?),
-            (None, Some(_)) => None,
+            (None, Some(data)) => record(args).and_then(|r| held_out(&r, data)),
         };
         Ok(Self {
             subject,
@@ -204,6 +211,10 @@ impl Lab {
             plain: None,
             progress: Progress { what: "", done: 0, of: 0 },
         })
+    }
+
+    fn record(&self) -> Option<RunConfig> {
+        record(&self.args)
     }
 
     fn begin(&mut self, what: &'static str, segments: usize) {
@@ -262,6 +273,33 @@ impl Lab {
     }
 }
 
+/// The config that the model says it was trained with.
+fn record(args: &Analyze) -> Option<RunConfig> {
+    if args.model.extension().is_none_or(|e| e != "hrm") {
+        return FloatModel::load(&args.model).ok()?.record.map(|r| r.config);
+    }
+    let int8 = Int8::load(&args.model, 0).ok()?;
+    let text: serde_json::Value = serde_json::from_str(int8.view().ok()?.record()?).ok()?;
+    serde_json::from_value(text["training"]["config"].clone()).ok()
+}
+
+/// The training puzzles that were held out, if the files are found under the names of the record in the folder of `data`.
+fn held_out(config: &RunConfig, data: &Path) -> Option<PuzzleSet> {
+    let mut config = config.clone();
+    let beside = |paths: &mut crate::run_config::Paths| {
+        for p in &mut paths.0 {
+            if let Some(found) = Path::new(p).file_name().and_then(|name| Some(data.parent()?.join(name))).filter(|f| f.exists()) {
+                *p = found.to_string_lossy().into_owned();
+            }
+        }
+    };
+    beside(&mut config.data.train);
+    beside(&mut config.data.meta);
+    beside(&mut config.data.exclude_meta);
+    let puzzles = crate::puzzles::load(&config).inspect_err(|e| eprintln!("note: no held-out training puzzles: {e:#}")).ok()?;
+    (!puzzles.holdout.is_empty()).then_some(puzzles.holdout)
+}
+
 impl Analyze {
     const fn engine_kind(&self) -> EngineKind {
         match self.engine {
@@ -284,7 +322,8 @@ impl Analyze {
     /// The command that does the same again, with file names in place of paths.
     fn command(&self) -> String {
         let name = |p: &PathBuf| p.file_name().map_or_else(|| p.display().to_string(), |n| n.to_string_lossy().into_owned());
-        let mut out = format!("hrm-train analyze {} --model {} --n {} --seed {}", self.experiment.name(), name(&self.model), self.n, self.seed);
+        let mut out =
+            format!("hrm-train analyze {} --model {} --n {} --seed {}", self.experiment.name(), name(&self.model), self.n, self.seed);
         let options = [("data", &self.data), ("holdout", &self.holdout), ("snapshots", &self.snapshots), ("reference", &self.reference)];
         for (option, path) in options {
             if let Some(path) = path {
@@ -319,7 +358,10 @@ pub fn run(args: &Analyze) -> anyhow::Result<String> {
                     Experiment::Dynamics => Some(dynamics::run(&mut lab)?),
                     Experiment::Schedule | Experiment::All => schedule::run(&mut lab)?,
                 }) else {
-                    ensure!(args.experiment == Experiment::All, "`schedule` needs an int8 --model and held-out training puzzles (--holdout)");
+                    ensure!(
+                        args.experiment == Experiment::All,
+                        "`schedule` needs an int8 --model and held-out training puzzles (--holdout)"
+                    );
                     continue;
                 };
                 section.name = experiment.name().to_owned();
@@ -331,7 +373,11 @@ pub fn run(args: &Analyze) -> anyhow::Result<String> {
     }
     let title = if args.experiment == Experiment::All { "Reasoning or guessing" } else { args.experiment.name() };
     let about = about(args, &lab);
-    let page = args.out.join(if args.experiment == Experiment::All { "report.html".to_owned() } else { format!("{}.html", args.experiment.name()) });
+    let page = args.out.join(if args.experiment == Experiment::All {
+        "report.html".to_owned()
+    } else {
+        format!("{}.html", args.experiment.name())
+    });
     write_atomic(&page, report::html(title, &about, &sections).as_bytes())?;
     if let Some(file) = &args.markdown {
         let stem = file.file_stem().context("--markdown names no file")?.to_string_lossy().into_owned();
@@ -340,7 +386,10 @@ pub fn run(args: &Analyze) -> anyhow::Result<String> {
         for plot in sections.iter().flat_map(|s| &s.plots) {
             write_atomic(&pictures.join(format!("{}.svg", plot.name)), plot.svg.as_bytes())?;
         }
-        write_atomic(file, report::markdown("Reasoning or guessing: the paper's experiments on our models", &about, &sections, &stem).as_bytes())?;
+        write_atomic(
+            file,
+            report::markdown("Reasoning or guessing: the paper's experiments on our models", &about, &sections, &stem).as_bytes(),
+        )?;
     }
     let mut text = String::new();
     for s in &sections {
@@ -352,13 +401,9 @@ pub fn run(args: &Analyze) -> anyhow::Result<String> {
 
 fn about(args: &Analyze, lab: &Lab) -> Vec<String> {
     let c = lab.subject.config();
-    let from = args.reference.as_ref().or(Some(&args.model)).filter(|p| p.extension().is_none_or(|e| e != "hrm"));
-    let record = from.and_then(|p| FloatModel::load(p).ok()).and_then(|m| m.record);
-    let trained = record.map_or(String::new(), |r| {
-        format!(
-            " Trained with data protocol {}, {} puzzles, {} steps of {} puzzles, seed {}, {} parameters.",
-            r.protocol, r.data.train, r.step, r.config.train.batch, r.seed, r.parameters
-        )
+    let trained = lab.record().map_or(String::new(), |r| {
+        let (steps, batch) = (r.train.steps, r.train.batch);
+        format!(" Trained with data protocol {}, a run of {steps} steps of {batch} puzzles, seed {}.", r.data.protocol, r.train.seed)
     });
     let data = args.data.as_ref().and_then(|p| p.file_name()).map_or("generated puzzles".into(), |n| n.to_string_lossy().into_owned());
     vec![

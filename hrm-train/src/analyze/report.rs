@@ -178,7 +178,14 @@ mod tests {
         let mut table = Table::new("of 3", &["a", "b"]);
         table.row(["1 | 2".into(), "<3".into()]);
         let plot = Plot { name: "p".into(), caption: "c".into(), svg: "<svg></svg>".into() };
-        Section { name: "easy".into(), title: "T".into(), method: vec!["`x` **y**".into()], tables: vec![table], plots: vec![plot], ..Section::default() }
+        Section {
+            name: "easy".into(),
+            title: "T".into(),
+            method: vec!["`x` **y**".into()],
+            tables: vec![table],
+            plots: vec![plot],
+            ..Section::default()
+        }
     }
 
     #[test]

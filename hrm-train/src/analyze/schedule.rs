@@ -66,7 +66,11 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Option<Section>> {
     let mean = |s: &[Spent]| s.iter().map(|s| f64::from(s.segments)).sum::<f64>() / n as f64;
     let one = mean(&results[0].2);
     let mut table = Table::new(
-        &format!("{n} held-out training puzzles, at most {BUDGET} segments a puzzle, verifier ({}; {plan:?})", int8.view()?.header().name(), plan = Plan::HOST.schedule),
+        &format!(
+            "{n} held-out training puzzles, at most {BUDGET} segments a puzzle, verifier ({}; {plan:?})",
+            int8.view()?.header().name(),
+            plan = Plan::HOST.schedule
+        ),
         &["policy", "guesses", "solved", "wrong", "segments on average", "GMAC", "cost of one guess"],
     );
     for (name, o, spent) in &results {
@@ -83,12 +87,15 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Option<Section>> {
         ]);
     }
     let mut chart = Chart::new("Solved within a number of segments", "segments a puzzle", "share of puzzles").y_range(0.0, 1.0);
-    for (name, _, spent) in results.iter().filter(|r| ["one long guess", "starts", "starts, Luby x 8", "assume, 16 then 8 (default)"].contains(&r.0)) {
+    for (name, _, spent) in
+        results.iter().filter(|r| ["one long guess", "starts", "starts, Luby x 8", "assume, 16 then 8 (default)"].contains(&r.0))
+    {
         let share = |limit: u32| spent.iter().filter(|s| s.solved && s.segments <= limit).count() as f64 / n as f64;
         chart = chart.with(name, Mark::Line, (0..=BUDGET).step_by(8).map(|s| (f64::from(s), share(s))));
     }
     lab.end();
-    let solved = |name: &str| results.iter().find(|r| r.0 == name).map_or((0, 0.0), |r| (r.2.iter().filter(|s| s.solved).count(), mean(&r.2)));
+    let solved =
+        |name: &str| results.iter().find(|r| r.0 == name).map_or((0, 0.0), |r| (r.2.iter().filter(|s| s.solved).count(), mean(&r.2)));
     let (single, (default, cost)) = (solved("one guess").0, solved("assume, 16 then 8 (default)"));
     let wrong: usize = results.iter().flat_map(|r| &r.2).filter(|s| s.wrong).count();
     Ok(Some(Section {

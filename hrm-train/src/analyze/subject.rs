@@ -58,9 +58,8 @@ impl Float {
         let engine = model.engine(kind, device, threads)?;
         let config = model.spec.config;
         let fields = usize::from(config.fields);
-        let groups = |g: &crate::spec::Grouping| {
-            g.ids.iter().max().map_or(0, |&m| usize::from(m) + 1) * if g.merge_fields { 1 } else { fields }
-        };
+        let groups =
+            |g: &crate::spec::Grouping| g.ids.iter().max().map_or(0, |&m| usize::from(m) + 1) * if g.merge_fields { 1 } else { fields };
         let mut facts = GroupFacts { rows: model.spec.groupings.iter().map(groups).sum(), pairs: 0 };
         if config.mixer == Mixer::GroupAttention {
             for head in 0..usize::from(config.heads) {

@@ -145,7 +145,12 @@ impl Chart {
         let mut x = LEFT;
         for (i, s) in named.iter().enumerate() {
             let c = COLOURS[i % COLOURS.len()];
-            let _ = write!(out, "<rect x=\"{x:.1}\" y=\"22\" width=\"10\" height=\"8\" fill=\"{c}\"/><text x=\"{:.1}\" y=\"30\" style=\"font-size:11px\">{}</text>", x + 13.0, escape(&s.name));
+            let _ = write!(
+                out,
+                "<rect x=\"{x:.1}\" y=\"22\" width=\"10\" height=\"8\" fill=\"{c}\"/><text x=\"{:.1}\" y=\"30\" style=\"font-size:11px\">{}</text>",
+                x + 13.0,
+                escape(&s.name)
+            );
             x += 24.0 + 6.1 * s.name.chars().count() as f64;
         }
     }
@@ -183,7 +188,12 @@ impl Landscape<'_> {
             for (i, &e) in row.iter().enumerate() {
                 let (r, g, b) = shade((e / self.worst).clamp(0.0, 1.0));
                 let (x, y) = (LEFT + i as f64 * cell, HEIGHT - BOTTOM - (j + 1) as f64 * cell);
-                let _ = write!(out, "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"rgb({r},{g},{b})\"/>", cell + 0.3, cell + 0.3);
+                let _ = write!(
+                    out,
+                    "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"rgb({r},{g},{b})\"/>",
+                    cell + 0.3,
+                    cell + 0.3
+                );
             }
         }
         for &(from, to) in self.arrows {
@@ -191,7 +201,12 @@ impl Landscape<'_> {
             let (dx, dy) = (px(to.0) - px(from.0), py(to.1) - py(from.1));
             let f = (16.0 / (dx * dx + dy * dy).sqrt().max(1e-9)).min(1.0);
             let (x, y) = (px(from.0), py(from.1));
-            let _ = write!(out, "<path d=\"M{x:.1} {y:.1}l{:.1} {:.1}\" stroke=\"#fff\" stroke-width=\"1.2\"/><circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"1.4\" fill=\"#fff\"/>", dx * f, dy * f);
+            let _ = write!(
+                out,
+                "<path d=\"M{x:.1} {y:.1}l{:.1} {:.1}\" stroke=\"#fff\" stroke-width=\"1.2\"/><circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"1.4\" fill=\"#fff\"/>",
+                dx * f,
+                dy * f
+            );
         }
         line(&mut out, COLOURS[1], 2.0, self.path.iter().map(|&(x, y)| (px(x), py(y))));
         for (i, &(x, y)) in self.path.iter().enumerate() {
@@ -201,14 +216,32 @@ impl Landscape<'_> {
         }
         let _ = write!(out, "<rect class=\"a\" x=\"{LEFT}\" y=\"{TOP}\" width=\"{side}\" height=\"{side}\"/>");
         for t in ticks(-self.reach, self.reach) {
-            let _ = write!(out, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>", px(self.centre.0 + t), HEIGHT - BOTTOM + 16.0, label(t));
-            let _ = write!(out, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>", LEFT - 6.0, py(self.centre.1 + t) + 4.0, label(t));
+            let _ = write!(
+                out,
+                "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+                px(self.centre.0 + t),
+                HEIGHT - BOTTOM + 16.0,
+                label(t)
+            );
+            let _ = write!(
+                out,
+                "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+                LEFT - 6.0,
+                py(self.centre.1 + t) + 4.0,
+                label(t)
+            );
         }
         let x = LEFT + side + 24.0;
         for (i, share) in [0.0, 0.25, 0.5, 0.75, 1.0].into_iter().enumerate() {
             let (r, g, b) = shade(share);
             let y = TOP + 22.0 * i as f64;
-            let _ = write!(out, "<rect x=\"{x}\" y=\"{y}\" width=\"18\" height=\"18\" fill=\"rgb({r},{g},{b})\"/><text x=\"{}\" y=\"{}\">{} broken rules</text>", x + 24.0, y + 13.0, label(share * self.worst));
+            let _ = write!(
+                out,
+                "<rect x=\"{x}\" y=\"{y}\" width=\"18\" height=\"18\" fill=\"rgb({r},{g},{b})\"/><text x=\"{}\" y=\"{}\">{} broken rules</text>",
+                x + 24.0,
+                y + 13.0,
+                label(share * self.worst)
+            );
         }
         for (i, text) in ["line: the run, last state larger", "white: where one segment leads"].into_iter().enumerate() {
             let _ = write!(out, "<text x=\"{x}\" y=\"{}\">{text}</text>", TOP + 140.0 + 18.0 * i as f64);

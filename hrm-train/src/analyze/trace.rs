@@ -26,6 +26,8 @@ pub struct Trace {
     pub drift: Vec<f64>,
     /// Hash of the state; equal states of an integer network have equal futures.
     pub hash: Vec<u64>,
+    /// The answer differs from that of the segment before.
+    pub changed: Vec<bool>,
     /// Answer after the last segment.
     pub answer: Vec<u8>,
     /// Smallest period at which the state was seen to repeat, and the segment from which on.
@@ -50,6 +52,12 @@ impl Trace {
     pub fn late_drift(&self, from: usize, to: usize) -> f64 {
         let part = &self.drift[(from - 1).min(self.drift.len())..to.min(self.drift.len())];
         part.iter().sum::<f64>() / part.len().max(1) as f64
+    }
+
+    /// Whether the last `k` segments gave the same answer.
+    #[must_use]
+    pub fn is_stable(&self, k: usize) -> bool {
+        self.changed.len() >= k && self.changed[self.changed.len() + 1 - k..].iter().all(|&c| !c)
     }
 
     fn find_cycle(&mut self) {
@@ -103,7 +111,15 @@ pub fn run(
             let before = carry.h.clone();
             let reading = subject.advance(inputs, &mut carry)?;
             for (i, trace) in traces.iter_mut().enumerate() {
-                trace.push(job.sudoku, i, (&inputs[i * s..(i + 1) * s], &labels[i * s..(i + 1) * s]), &reading, &before, &carry, usize::from(subject.config().channels));
+                trace.push(
+                    job.sudoku,
+                    i,
+                    (&inputs[i * s..(i + 1) * s], &labels[i * s..(i + 1) * s]),
+                    &reading,
+                    &before,
+                    &carry,
+                    usize::from(subject.config().channels),
+                );
             }
             progress(range.len());
         }
@@ -117,17 +133,33 @@ pub fn run(
 ///
 /// # Errors
 /// Failures of the engine.
-pub fn run_from(subject: &mut dyn Subject, job: Job<'_>, starts: &[StartOf], random: bool, progress: &mut dyn FnMut(usize)) -> anyhow::Result<Vec<Trace>> {
+pub fn run_from(
+    subject: &mut dyn Subject,
+    job: Job<'_>,
+    starts: &[StartOf],
+    random: bool,
+    progress: &mut dyn FnMut(usize),
+) -> anyhow::Result<Vec<Trace>> {
     run(subject, job, &mut |subject, range| subject.begin(&starts[range], random), progress)
 }
 
 impl Trace {
     #[allow(clippy::too_many_arguments)]
-    fn push(&mut self, sudoku: Sudoku, i: usize, (input, label): (&[u8], &[u8]), reading: &Reading, before: &[f32], carry: &Carry, channels: usize) {
+    fn push(
+        &mut self,
+        sudoku: Sudoku,
+        i: usize,
+        (input, label): (&[u8], &[u8]),
+        reading: &Reading,
+        before: &[f32],
+        carry: &Carry,
+        channels: usize,
+    ) {
         let s = sudoku.cells();
         let answer = &reading.tokens[i * s..(i + 1) * s];
         self.exact.push(answer == label);
         self.valid.push(sudoku.verify(input, answer).is_valid());
+        self.changed.push(self.answer != answer);
         self.answer = answer.to_vec();
         let width = reading.logits.len() / reading.tokens.len();
         self.loss.push(loss(&reading.logits[i * s * width..(i + 1) * s * width], label, sudoku.size() == width));

@@ -51,12 +51,8 @@ impl FusedEngine {
         let averaged = (!self.mean.is_empty()).then(|| Packed::new(d, &self.mean, self.rounding.as_deref()));
         let net = Net { isa: self.isa, d, w: averaged.as_ref().unwrap_or(&self.packed) };
         let symbols = loss::symbols(d);
-        let mut out = Reading {
-            logits: vec![0.0; n * d.s * symbols],
-            tokens: vec![0; n * d.s],
-            q_halt: vec![0.0; n],
-            q_continue: Vec::new(),
-        };
+        let mut out =
+            Reading { logits: vec![0.0; n * d.s * symbols], tokens: vec![0; n * d.s], q_halt: vec![0.0; n], q_continue: Vec::new() };
         let mut workspaces: Vec<_> = (0..self.opts.threads).map(|_| Workspace::new(d, None)).collect();
         let len = d.r * d.c;
         let jobs = carry

@@ -29,7 +29,12 @@ impl TorchEngine {
 
     fn upload(&self, z: &[f32]) -> anyhow::Result<Tensor> {
         let [rows, channels] = self.net.state();
-        ensure!(z.len().is_multiple_of((rows * channels) as usize), "a carry of {} elements, expected a multiple of {}", z.len(), rows * channels);
+        ensure!(
+            z.len().is_multiple_of((rows * channels) as usize),
+            "a carry of {} elements, expected a multiple of {}",
+            z.len(),
+            rows * channels
+        );
         Ok(Tensor::f_from_slice(z)?.f_reshape([-1, rows, channels])?.f_to_device(self.net.device)?.f_to_kind(self.net.kind)?)
     }
 
