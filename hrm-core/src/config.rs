@@ -156,6 +156,13 @@ impl Config {
         if m == 0 { self.l_layers as usize } else { self.h_layers as usize }
     }
 
+    /// Calls of blocks in one segment.
+    #[must_use]
+    pub const fn block_calls(&self) -> u64 {
+        let (h, l) = (self.layers(self.modules() - 1) as u64, self.layers(0) as u64);
+        self.h_cycles as u64 * (h + self.l_cycles as u64 * l)
+    }
+
     /// Whether the mixer is an attention.
     #[must_use]
     pub const fn has_attention(&self) -> bool {

@@ -35,7 +35,8 @@ impl GroupFacts {
 /// MACs of one call of one block.
 ///
 /// With `R` rows: the gated MLP takes `R * 2I * width + R * I * C`, where `width` is `C`, or `(1 + G) C` with group sums; in the cached
-/// schedule the products of the sums are taken once a group row: `(R + group rows) * 2I * C + R * I * C`. Attention adds `4 R C^2` for q,
+/// schedule the products of the sums are taken once a group row: `(R + group rows) * 2I * C + R * I * C`; the lean schedule is counted as
+/// if it cached none, see [`crate::Run::segment_macs`]. Attention adds `4 R C^2` for q,
 /// k, v and the output and `2 * pairs * C / heads` for scores and weighted values (`pairs = heads * R^2` when all attend to all).
 /// The token MLP adds `3 C * R * token_inner`.
 #[must_use]
@@ -71,11 +72,9 @@ pub const fn block_macs(c: &Config, groups: GroupFacts, schedule: Schedule) -> u
 /// ```
 #[must_use]
 pub const fn segment_macs(c: &Config, q_outputs: usize, groups: GroupFacts, schedule: Schedule) -> u64 {
-    let calls_h = c.h_cycles as u64 * c.layers(c.modules() - 1) as u64;
-    let calls_l = c.h_cycles as u64 * c.l_cycles as u64 * c.layers(0) as u64;
     let head_rows = c.tokens as u64 * c.fields as u64;
     let heads = head_rows * c.head_width() as u64 * c.channels as u64 + q_outputs as u64 * c.channels as u64;
-    (calls_h + calls_l) * block_macs(c, groups, schedule) + heads
+    c.block_calls() * block_macs(c, groups, schedule) + heads
 }
 
 impl ModelView<'_> {

@@ -1,7 +1,8 @@
 //! The sublayers: integer stream in, integer stream out, in place.
 
-use crate::format::{Attention, GatedMlp, Matrix};
+use crate::format::{Attention, GatedMlp, Matrix, ModelView};
 use crate::kernels::{Bases, Columns, Kernel, Requant, reference};
+use crate::lean::{self, Caching, Rows};
 use crate::memory::Schedule;
 
 /// Scratch shared by all sublayers, carved from the arena.
@@ -13,8 +14,15 @@ pub(crate) struct Scratch<'a> {
     pub sums: &'a mut [i16],
     pub sum_views: &'a mut [i8],
     pub bases: &'a mut [i32],
-    /// `[R, G]`: stacked group row of each row in each grouping.
+    /// `[R, G]`: stacked group row of each row in each grouping; in the lean schedule only for the rows of a tile.
     pub index: &'a mut [u16],
+    /// Lean schedule: group sums, then their views and products.
+    pub mixing: &'a mut [u64],
+    /// Lean schedule: colour of each token, `[G, S]`.
+    pub colours: &'a mut [u16],
+    /// Lean schedule: which group's products a colour holds.
+    pub tags: &'a mut [u16],
+    pub caching: Caching,
     pub tile_input: &'a mut [i8],
     pub tile_wide: &'a mut [i16],
     pub tile_hidden: &'a mut [i8],
@@ -32,6 +40,15 @@ pub(crate) struct Groups {
     pub starts: [usize; 9],
 }
 
+impl Groups {
+    /// Stacked group row of (`token`, `field`) in grouping `g`.
+    #[inline]
+    pub(crate) fn row(&self, view: &ModelView<'_>, g: usize, token: usize, field: usize) -> usize {
+        let id = usize::from(view.groups(g)[token]);
+        self.starts[g] + if view.merges_fields(g) { id } else { id * usize::from(view.config().fields) + field }
+    }
+}
+
 /// Hands out the packed forms of a block's matrices in order.
 pub(crate) struct Packed<'a> {
     pub words: &'a [i32],
@@ -47,11 +64,11 @@ impl<'a> Packed<'a> {
     }
 }
 
-fn requant<'a>(m: &Matrix<'a>) -> Requant<'a> {
+pub(crate) fn requant<'a>(m: &Matrix<'a>) -> Requant<'a> {
     Requant { shift: m.shift, mult: m.mult, bias: m.bias }
 }
 
-/// Gated MLP on the rows of `x` (`[rows, width]`), with group sums if `groups` is given.
+/// Gated MLP on the rows of `x` (`[rows, width]`) in the cached schedule, with group sums if `groups` is given.
 pub(crate) fn gated_mlp<'m>(
     mlp: &GatedMlp<'m>,
     x: &mut [i16],
@@ -63,11 +80,8 @@ pub(crate) fn gated_mlp<'m>(
     let kernel = p.kernel;
     let (wide, inner) = (mlp.up.n, mlp.up.n / 2);
     kernel.view8(x, mlp.m_in, s.view);
-    let lean = matches!(s.schedule, Schedule::Lean);
     let g_count = groups.map_or(0, |g| g.count);
-    // In the lean schedule a row's input is the whole concatenation, so the matrix is not cut into blocks.
-    let own_width = if lean { mlp.up.k } else { width };
-    let own = p.columns(&mlp.up, 0, own_width);
+    let own = p.columns(&mlp.up, 0, width);
     if let Some(groups) = groups {
         s.sums.fill(0);
         kernel.group_sums(&s.view[..x.len()], width, s.index, g_count, s.sums);
@@ -75,28 +89,18 @@ pub(crate) fn gated_mlp<'m>(
             let (from, to) = (groups.starts[g], groups.starts[g + 1]);
             let views = &mut s.sum_views[from * width..to * width];
             kernel.view8(&s.sums[from * width..to * width], mlp.m_group[g], views);
-            if !lean {
-                let columns = p.columns(&mlp.up, (1 + g) * width, width);
-                kernel.accumulate(views, &columns, &mut s.bases[from * wide..to * wide]);
-            }
+            let columns = p.columns(&mlp.up, (1 + g) * width, width);
+            kernel.accumulate(views, &columns, &mut s.bases[from * wide..to * wide]);
         }
     }
     let down = p.columns(&mlp.down, 0, inner);
     for (t, x) in x.chunks_mut(s.tile * width).enumerate() {
         let (first, rows) = (t * s.tile, x.len() / width);
         let view = &s.view[first * width..(first + rows) * width];
-        let gate_up = &mut s.tile_wide[..rows * wide];
         let index = &s.index[first * g_count..(first + rows) * g_count];
-        if lean && g_count > 0 {
-            let input = &mut s.tile_input[..rows * own_width];
-            concatenate(view, s.sum_views, index, width, g_count, input);
-            kernel.project(input, &own, &requant(&mlp.up), None, gate_up);
-        } else {
-            let bases = (g_count > 0).then_some(Bases { table: s.bases, index, groupings: g_count });
-            kernel.project(view, &own, &requant(&mlp.up), bases.as_ref(), gate_up);
-        }
-        let hidden = &mut s.tile_hidden[..rows * inner];
-        kernel.glu(gate_up, inner, mlp.gate_shift, hidden);
+        let bases = (g_count > 0).then_some(Bases { table: s.bases, index, groupings: g_count });
+        let (gate_up, hidden) = (&mut s.tile_wide[..rows * wide], &mut s.tile_hidden[..rows * inner]);
+        kernel.gated(view, &own, &requant(&mlp.up), bases.as_ref(), mlp.gate_shift, gate_up, hidden);
         let delta = &mut s.tile_delta[..rows * width];
         kernel.project(hidden, &down, &requant(&mlp.down), None, delta);
         scale_down(x, mlp.residual_shift);
@@ -104,20 +108,8 @@ pub(crate) fn gated_mlp<'m>(
     }
 }
 
-/// `[view, sums of its groups]` for each row.
-fn concatenate(view: &[i8], sum_views: &[i8], index: &[u16], width: usize, groupings: usize, out: &mut [i8]) {
-    for (r, out) in out.chunks_exact_mut((1 + groupings) * width).enumerate() {
-        let (own, sums) = out.split_at_mut(width);
-        own.copy_from_slice(&view[r * width..(r + 1) * width]);
-        for (g, sum) in sums.chunks_exact_mut(width).enumerate() {
-            let at = usize::from(index[r * groupings + g]) * width;
-            sum.copy_from_slice(&sum_views[at..at + width]);
-        }
-    }
-}
-
 /// `x <- (x + 2^(shift-1)) >> shift`: the stream in the units of a sublayer's output, before they are added.
-fn scale_down(x: &mut [i16], shift: u32) {
+pub(crate) fn scale_down(x: &mut [i16], shift: u32) {
     if shift > 0 {
         let half = 1 << (shift - 1);
         for x in x {
@@ -132,7 +124,10 @@ pub(crate) fn token_mlp<'m>(mlp: &GatedMlp<'m>, x: &mut [i16], channels: usize, 
     // Taken out for the call: the sublayer uses the other regions.
     let transposed = core::mem::take(&mut s.transposed);
     transpose(x, channels, transposed);
-    gated_mlp(mlp, transposed, rows, None, s, p);
+    match s.schedule {
+        Schedule::Cached => gated_mlp(mlp, transposed, rows, None, s, p),
+        Schedule::Lean => lean::gated_mlp(mlp, &mut Rows::whole(transposed, rows), None, s, p),
+    }
     transpose(transposed, rows, x);
     s.transposed = transposed;
 }

@@ -9,6 +9,7 @@ mod guesses;
 pub mod iterate;
 pub mod kernels;
 mod layers;
+mod lean;
 pub mod memory;
 pub mod network;
 pub mod rng;

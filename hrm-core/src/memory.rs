@@ -10,7 +10,8 @@ use crate::config::{Config, Mixer};
 pub enum Schedule {
     /// The product of a group's sum is computed once and kept as accumulators: fewest multiplications, for hosts.
     Cached,
-    /// Each row multiplies its own sums again: least memory, for microcontrollers.
+    /// Rows are worked on tile by tile, and products of group sums are kept only while memory lasts ([`Plan::products`]), else computed
+    /// again: for microcontrollers.
     Lean,
 }
 
@@ -22,13 +23,20 @@ pub struct Plan {
     pub schedule: Schedule,
     /// Keep z_H of the segment before, so that the residual can be reported.
     pub residual: bool,
+    /// Bytes for cached products of group sums in the lean schedule. The memory of the sums themselves serves too, and the least
+    /// that the schedule can work with is always there, so 0 is allowed; `4 * group rows * 2I` bytes cache everything.
+    pub products: usize,
+    /// Rows that are worked on together, at least 1.
+    pub tile: usize,
 }
 
 impl Plan {
     /// Fast, with residuals.
-    pub const HOST: Self = Self { schedule: Schedule::Cached, residual: true };
+    pub const HOST: Self = Self { schedule: Schedule::Cached, residual: true, products: 0, tile: 72 };
     /// Small, without residuals.
-    pub const DEVICE: Self = Self { schedule: Schedule::Lean, residual: false };
+    pub const DEVICE: Self = Self { schedule: Schedule::Lean, residual: false, products: 0, tile: 8 };
+    /// The device schedule where memory is plentiful: every product is taken once.
+    pub const ROOMY: Self = Self { products: usize::MAX, tile: 72, ..Self::DEVICE };
 }
 
 /// The arena is too small.
@@ -62,6 +70,10 @@ pub(crate) struct Regions {
     pub sum_views: usize,
     pub bases: usize,
     pub index: usize,
+    /// Words.
+    pub mixing: usize,
+    pub colours: usize,
+    pub tags: usize,
     pub tile_input: usize,
     pub tile_wide: usize,
     pub tile_hidden: usize,
@@ -86,22 +98,39 @@ impl Regions {
         let lean = matches!(plan.schedule, Schedule::Lean);
         let token = matches!(c.mixer, Mixer::TokenMlp);
         let sums = matches!(c.mixer, Mixer::GroupSum);
-        let tile = min(if lean { 4 } else { 72 }, if token { max(rows, ch) } else { rows });
+        let tile = max(1, min(plan.tile, if token { max(rows, ch) } else { rows }));
         let attention = c.has_attention();
-        let wide = max(2 * max(c.inner as usize, c.token_inner as usize), if attention { 3 * ch } else { 0 });
+        let (inner, groupings) = (c.inner as usize, c.groupings as usize);
+        let wide = max(2 * max(inner, c.token_inner as usize), if attention { 3 * ch } else { 0 });
+        let longest = max(ch, if token { rows } else { 0 });
+        let lean_sums = sums && lean;
+        // One slot a grouping is the least that one row can be worked on with; one a group row is the most that is ever used.
+        let slot = 2 * inner * 4;
+        let products = max(min(plan.products, group_rows * slot), groupings * slot);
         Self {
             state,
             previous: if plan.residual { state } else { 0 },
-            view: if attention { 3 * state } else { state },
+            view: match (attention, lean) {
+                (true, _) => 3 * state,
+                (false, true) => 0,
+                (false, false) => state,
+            },
             transposed: if token { state } else { 0 },
-            sums: if sums { group_rows * ch } else { 0 },
-            sum_views: if sums { group_rows * ch } else { 0 },
-            bases: if sums && !lean { group_rows * 2 * c.inner as usize } else { 0 },
-            index: if sums { rows * c.groupings as usize } else { 0 },
-            tile_input: if (sums && lean) || attention { tile * c.mix_width() } else { 0 },
+            sums: if sums && !lean { group_rows * ch } else { 0 },
+            sum_views: if sums && !lean { group_rows * ch } else { 0 },
+            bases: if sums && !lean { group_rows * 2 * inner } else { 0 },
+            index: if lean_sums { tile * groupings } else { rows * groupings * sums as usize },
+            mixing: if lean_sums {
+                max((group_rows * ch * 2).div_ceil(8), (group_rows * ch).div_ceil(8) + products.div_ceil(8))
+            } else {
+                0
+            },
+            colours: if lean_sums { groupings * c.tokens as usize } else { 0 },
+            tags: if lean_sums { groupings * c.tokens as usize } else { 0 },
+            tile_input: if lean || attention { tile * longest } else { 0 },
             tile_wide: tile * wide,
-            tile_hidden: tile * max(c.inner as usize, c.token_inner as usize),
-            tile_delta: tile * max(ch, if token { rows } else { 0 }),
+            tile_hidden: tile * max(inner, c.token_inner as usize),
+            tile_delta: tile * longest,
             keys: if attention { rows } else { 0 },
             scores: if attention { rows } else { 0 },
             tile,
@@ -121,6 +150,9 @@ impl Regions {
             + w(self.sum_views, 1)
             + w(self.bases, 4)
             + w(self.index, 2)
+            + self.mixing
+            + w(self.colours, 2)
+            + w(self.tags, 2)
             + w(self.tile_input, 1)
             + w(self.tile_wide, 2)
             + w(self.tile_hidden, 1)
@@ -137,19 +169,36 @@ pub const fn required_bytes(config: &Config, group_rows: usize, plan: Plan) -> u
     8 * Regions::new(config, group_rows, plan).words()
 }
 
-/// Takes typed slices off the front of an arena.
-pub(crate) struct Carver<'a>(pub &'a mut [u64]);
+/// Takes typed slices off the front of one or two arenas.
+pub(crate) struct Carver<'a> {
+    arenas: [&'a mut [u64]; 2],
+    /// Bytes that neither arena had in one piece.
+    pub missing: usize,
+}
 
 impl<'a> Carver<'a> {
-    /// `count` elements, zeroed. The arena has been checked to be large enough; else the slice is empty.
+    pub(crate) const fn new(arenas: [&'a mut [u64]; 2]) -> Self {
+        Self { arenas, missing: 0 }
+    }
+
+    /// `count` elements, zeroed, from the first arena that has them; where none has, an empty slice, and [`Carver::missing`] says so.
     pub(crate) fn take<T: bytemuck::Pod>(&mut self, count: usize) -> &'a mut [T] {
         let words = (count * size_of::<T>()).div_ceil(8);
-        let arena = core::mem::take(&mut self.0);
-        let (front, rest) = arena.split_at_mut(words.min(arena.len()));
-        self.0 = rest;
+        let Some(arena) = self.arenas.iter_mut().find(|a| a.len() >= words) else {
+            self.missing += 8 * words;
+            return &mut [];
+        };
+        let (front, rest) = core::mem::take(arena).split_at_mut(words);
+        *arena = rest;
         front.fill(0);
-        let slice: &mut [T] = bytemuck::cast_slice_mut(front);
-        let len = slice.len();
-        &mut slice[..count.min(len)]
+        &mut bytemuck::cast_slice_mut(front)[..count]
+    }
+
+    /// `count` elements in two pieces, the first of a multiple of `unit` elements; the second is empty where one arena has them all.
+    pub(crate) fn take_split(&mut self, count: usize, unit: usize) -> [&'a mut [i16]; 2] {
+        let words = (count * size_of::<i16>()).div_ceil(8);
+        let whole = self.arenas.iter().any(|a| a.len() >= words);
+        let front = if whole || unit == 0 { count } else { self.arenas[0].len() * 4 / unit * unit };
+        [self.take(front), self.take(count - front)]
     }
 }

@@ -3,10 +3,12 @@
 use core::fmt;
 
 use crate::config::{Config, Mixer, Start};
+use crate::cost::GroupFacts;
 use crate::format::{Block, ModelView};
 use crate::kernels::{Columns, Kernel};
 use crate::layers::{self, AttentionShape, Groups, Packed, Scratch};
-use crate::memory::{Carver, MemoryError, Plan, Regions};
+use crate::lean::{self, Caching, Rows};
+use crate::memory::{Carver, MemoryError, Plan, Regions, Schedule};
 use crate::rng::{GOLDEN, Purpose, Stream, mix};
 
 /// A model bound to a kernel. Cheap to copy; holds no state.
@@ -138,9 +140,7 @@ impl<'m> Network<'m> {
     }
 }
 
-/// The column blocks that a block's matrices are packed as, in the order the sublayers ask for them ([`Schedule::Cached`]).
-///
-/// [`Schedule::Cached`]: crate::memory::Schedule::Cached
+/// The column blocks that a block's matrices are packed as, in the order the sublayers ask for them.
 fn for_each_columns<'a>(c: &Config, block: &Block<'a>, mut f: impl FnMut(&Columns<'a>)) {
     if let Some(a) = &block.attention {
         f(&Columns::new(a.qkv.weights, a.qkv.n, 0, a.qkv.k, &[]));
@@ -199,6 +199,8 @@ pub struct Run<'a, 'm> {
     network: Network<'m>,
     z_h: &'a mut [i16],
     z_l: &'a mut [i16],
+    /// Rows of z_L that the first arena had no room for.
+    z_l_rest: &'a mut [i16],
     previous: &'a mut [i16],
     tokens: &'a mut [u8],
     answer: &'a mut [u8],
@@ -230,43 +232,80 @@ impl<'a, 'm> Run<'a, 'm> {
     /// # Errors
     /// The arena is too small.
     pub fn new(network: Network<'m>, arena: &'a mut [u64], plan: Plan) -> Result<Self, MemoryError> {
-        let needed = network.required_bytes(plan);
-        if 8 * arena.len() < needed {
-            return Err(MemoryError { what: "arena", needed, found: 8 * arena.len() });
+        Self::new_in(network, [arena, &mut []], plan)
+    }
+
+    /// As [`Run::new`] with memory in two places, such as the SRAM and the core-coupled memory of an STM32F405: together at least
+    /// [`Network::required_bytes`]. Only z_L of a network with group sums is ever cut in two, and only in the lean schedule; every other
+    /// region needs one place that it fits into. They are given out in the order of their sizes, so the first arena should be the larger.
+    ///
+    /// # Errors
+    /// The arenas are too small.
+    pub fn new_in(network: Network<'m>, arenas: [&'a mut [u64]; 2], plan: Plan) -> Result<Self, MemoryError> {
+        let (needed, found) = (network.required_bytes(plan), 8 * (arenas[0].len() + arenas[1].len()));
+        let too_small = |needed| Err(MemoryError { what: "arena", needed, found });
+        if found < needed {
+            return too_small(needed);
         }
-        // Packed weights are cut by group, which the lean schedule does not do.
-        let lean_and_packed = !network.packed.is_empty() && plan.schedule == crate::memory::Schedule::Lean;
-        let network = if lean_and_packed { Network { kernel: Kernel::REFERENCE, packed: &[], ..network } } else { network };
-        let view = network.view;
-        let r = Regions::new(view.config(), network.groups.starts[network.groups.count], plan);
-        let mut carver = Carver(arena);
-        let mut run = Self {
-            z_h: carver.take(r.state),
-            z_l: carver.take(r.state),
-            previous: carver.take(r.previous),
-            scratch: Scratch {
-                view: carver.take(r.view),
-                transposed: carver.take(r.transposed),
-                sums: carver.take(r.sums),
-                sum_views: carver.take(r.sum_views),
-                bases: carver.take(r.bases),
-                index: carver.take(r.index),
-                tile_input: carver.take(r.tile_input),
-                tile_wide: carver.take(r.tile_wide),
-                tile_hidden: carver.take(r.tile_hidden),
-                tile_delta: carver.take(r.tile_delta),
-                keys: carver.take(r.keys),
-                scores: carver.take(r.scores),
-                tile: r.tile,
-                schedule: plan.schedule,
-            },
-            tokens: carver.take(r.tokens),
-            answer: carver.take(r.tokens),
-            network,
-            q: (0, 0),
+        let Network { view, groups, .. } = network;
+        let c = view.config();
+        let r = Regions::new(c, groups.starts[groups.count], plan);
+        let mut carver = Carver::new(arenas);
+        let (z_h, mixing, previous) = (carver.take(r.state), carver.take(r.mixing), carver.take(r.previous));
+        let mut scratch = Scratch {
+            view: carver.take(r.view),
+            transposed: carver.take(r.transposed),
+            sums: carver.take(r.sums),
+            sum_views: carver.take(r.sum_views),
+            bases: carver.take(r.bases),
+            index: carver.take(r.index),
+            mixing,
+            colours: carver.take(r.colours),
+            tags: carver.take(r.tags),
+            caching: Caching::default(),
+            tile_input: carver.take(r.tile_input),
+            tile_wide: carver.take(r.tile_wide),
+            tile_hidden: carver.take(r.tile_hidden),
+            tile_delta: carver.take(r.tile_delta),
+            keys: carver.take(r.keys),
+            scores: carver.take(r.scores),
+            tile: r.tile,
+            schedule: plan.schedule,
         };
-        run.fill_index();
+        let (tokens, answer) = (carver.take(r.tokens), carver.take(r.tokens));
+        let splits = r.mixing > 0;
+        // A piece ends with a token, and on four elements: the state hash reads so many at a time.
+        let unit = if splits { 4 * usize::from(c.fields) * usize::from(c.channels) } else { 0 };
+        let [z_l, z_l_rest] = carver.take_split(r.state, unit);
+        if carver.missing > 0 {
+            return too_small(needed + carver.missing);
+        }
+        if splits {
+            let views = (groups.starts[groups.count] * usize::from(c.channels)).div_ceil(8);
+            let slots = (scratch.mixing.len() - views) / usize::from(c.inner);
+            scratch.caching = Caching::new(&view, &groups, slots, scratch.tile, scratch.colours, scratch.tags);
+        }
+        let mut run = Self { z_h, z_l, z_l_rest, previous, tokens, answer, scratch, network, q: (0, 0) };
+        if plan.schedule == Schedule::Cached {
+            run.fill_index();
+        }
         Ok(run)
+    }
+
+    /// MACs of one segment in this run's memory: what [`ModelView::segment_macs`] says for the cached schedule, and in the lean one
+    /// those of the products that are computed again, too.
+    pub fn segment_macs(&mut self) -> u64 {
+        let Network { view, groups, .. } = self.network;
+        let s = &mut self.scratch;
+        let facts = GroupFacts::of(&view);
+        let cached = view.segment_macs(Schedule::Cached);
+        if s.mixing.is_empty() {
+            return cached;
+        }
+        let products = s.caching.products(&view, &groups, s.colours, s.tags);
+        let c = view.config();
+        let again = (products - facts.rows) as u64 * 2 * u64::from(c.inner) * u64::from(c.channels);
+        cached + c.block_calls() * again
     }
 
     fn fill_index(&mut self) {
@@ -276,11 +315,8 @@ impl<'a, 'm> Run<'a, 'm> {
             return;
         }
         for (r, entry) in self.scratch.index.chunks_exact_mut(groups.count).enumerate() {
-            let (token, field) = (r / fields, r % fields);
             for (g, e) in entry.iter_mut().enumerate() {
-                let id = usize::from(view.groups(g)[token]);
-                let row = if view.merges_fields(g) { id } else { id * fields + field };
-                *e = (groups.starts[g] + row) as u16;
+                *e = groups.row(&view, g, r / fields, r % fields) as u16;
             }
         }
     }
@@ -307,9 +343,8 @@ impl<'a, 'm> Run<'a, 'm> {
         match c.start {
             Start::Fixed => {
                 let (h, l) = self.network.view.init();
-                for (row_h, row_l) in self.z_h.chunks_exact_mut(h.len()).zip(self.z_l.chunks_exact_mut(l.len())) {
-                    row_h.copy_from_slice(h);
-                    row_l.copy_from_slice(l);
+                for (z, init) in [(&mut *self.z_h, h), (&mut *self.z_l, l), (&mut *self.z_l_rest, l)] {
+                    z.chunks_exact_mut(init.len()).for_each(|row| row.copy_from_slice(init));
                 }
             }
             Start::Random => self.start_randomly(seed, guess),
@@ -336,7 +371,7 @@ impl<'a, 'm> Run<'a, 'm> {
 
     /// Calls `f` with the elements of z_H then z_L in order, two at a time (an odd last element alone counts as a pair).
     fn for_each_pair(&mut self, mut f: impl FnMut(&mut [i16; 2])) {
-        for z in [&mut *self.z_h, &mut *self.z_l] {
+        for z in [&mut *self.z_h, &mut *self.z_l, &mut *self.z_l_rest] {
             for chunk in z.chunks_mut(2) {
                 let mut pair = [chunk[0], chunk.get(1).copied().unwrap_or(0)];
                 f(&mut pair);
@@ -356,8 +391,9 @@ impl<'a, 'm> Run<'a, 'm> {
                 self.inject_input();
                 self.module(0);
             }
-            for (h, &l) in self.z_h.iter_mut().zip(&*self.z_l) {
-                *h = h.saturating_add(l);
+            let (front, rest) = self.z_h.split_at_mut(self.z_l.len());
+            for (h, l) in [(front, &*self.z_l), (rest, &*self.z_l_rest)] {
+                h.iter_mut().zip(l).for_each(|(h, &l)| *h = h.saturating_add(l));
             }
             self.module(1);
         }
@@ -384,7 +420,8 @@ impl<'a, 'm> Run<'a, 'm> {
         let c = view.config();
         let (ch, fields, prefix) = (usize::from(c.channels), usize::from(c.fields), usize::from(c.prefix));
         let (embed, prefix_rows) = (view.embed(), view.prefix());
-        for (r, (l, h)) in self.z_l.chunks_exact_mut(ch).zip(self.z_h.chunks_exact(ch)).enumerate() {
+        let l = self.z_l.chunks_exact_mut(ch).chain(self.z_l_rest.chunks_exact_mut(ch));
+        for (r, (l, h)) in l.zip(self.z_h.chunks_exact(ch)).enumerate() {
             let e = if r < prefix {
                 &prefix_rows[r * ch..(r + 1) * ch]
             } else {
@@ -403,7 +440,7 @@ impl<'a, 'm> Run<'a, 'm> {
         let c = *view.config();
         let ch = usize::from(c.channels);
         let stored = if c.shared { 0 } else { which };
-        let x: &mut [i16] = if which == 0 { self.z_l } else { self.z_h };
+        let (x, rest): (&mut [i16], &mut [i16]) = if which == 0 { (self.z_l, self.z_l_rest) } else { (self.z_h, &mut []) };
         let s = &mut self.scratch;
         for l in 0..c.layers(stored) {
             let block = view.block(stored, l);
@@ -417,7 +454,13 @@ impl<'a, 'm> Run<'a, 'm> {
                 layers::token_mlp(t, x, ch, s, &mut packed);
             }
             let with_groups = (c.mixer == Mixer::GroupSum).then_some(&groups);
-            layers::gated_mlp(&block.mlp, x, ch, with_groups, s, &mut packed);
+            match s.schedule {
+                Schedule::Cached => layers::gated_mlp(&block.mlp, x, ch, with_groups, s, &mut packed),
+                Schedule::Lean => {
+                    let mut rows = Rows { front: &mut *x, back: &mut *rest, width: ch };
+                    lean::gated_mlp(&block.mlp, &mut rows, with_groups.map(|g| (&view, g)), s, &mut packed);
+                }
+            }
         }
     }
 
@@ -427,8 +470,7 @@ impl<'a, 'm> Run<'a, 'm> {
         let c = view.config();
         let heads = view.heads();
         let (ch, fields, prefix) = (usize::from(c.channels), usize::from(c.fields), usize::from(c.prefix));
-        let states = &mut self.scratch.view[..self.z_h.len()];
-        self.network.kernel.view8(self.z_h, heads.m_head, states);
+        let mut view = [0i8; VIEW];
         let mut changed = 0;
         for (t, answer) in self.answer.iter_mut().enumerate() {
             let mut best = (i32::MIN, 0);
@@ -439,9 +481,10 @@ impl<'a, 'm> Run<'a, 'm> {
             };
             for f in 0..fields {
                 let r = (prefix + t) * fields + f;
-                let row = &states[r * ch..(r + 1) * ch];
+                let row = &mut view[..ch];
+                self.network.kernel.view8(&self.z_h[r * ch..(r + 1) * ch], heads.m_head, row);
                 for (n, (w, &bias)) in heads.weights.chunks_exact(ch).zip(heads.bias).enumerate() {
-                    let logit = bias + w.iter().zip(row).map(|(&w, &a)| i32::from(w) * i32::from(a)).sum::<i32>();
+                    let logit = bias + w.iter().zip(&*row).map(|(&w, &a)| i32::from(w) * i32::from(a)).sum::<i32>();
                     offer(logit, if fields > 1 { 2 + f } else { n });
                 }
             }
@@ -503,10 +546,10 @@ impl<'a, 'm> Run<'a, 'm> {
     /// Hash of the whole carry, over the 64-bit words of z_H, then z_L (`docs/numerics.md`).
     #[must_use]
     pub fn hash(&self) -> u64 {
-        mix(hash_words(hash_words(0, self.z_h), self.z_l))
+        mix(hash_words(hash_words(hash_words(0, self.z_h), self.z_l), self.z_l_rest))
     }
 
-    /// The carry: z_H and z_L, `[R, C]` Q5.10.
+    /// The carry: z_H and z_L, `[R, C]` Q5.10. Of a run in two arenas ([`Run::new_in`]) z_L may be only its first rows.
     #[must_use]
     pub fn carry(&self) -> (&[i16], &[i16]) {
         (self.z_h, self.z_l)
@@ -525,6 +568,9 @@ fn hash_words(hash: u64, z: &[i16]) -> u64 {
         (h.rotate_left(23) ^ word).wrapping_mul(GOLDEN)
     })
 }
+
+/// Most channels, whose view is taken at a time where the heads are read.
+const VIEW: usize = 1024;
 
 /// Columns that [`column_sums`] adds up at a time.
 const COLUMNS: usize = 16;

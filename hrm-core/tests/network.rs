@@ -26,7 +26,9 @@ fn states_are_the_same_with_every_kernel_and_schedule() {
         let file = testing::random_model(&config, 1).unwrap();
         let view = ModelView::new_checked(file.as_slice()).unwrap();
         let tokens = testing::random_tokens(&config, 2);
-        let hashes = |kernel, schedule, residual| testing::hashes(view, kernel, Plan { schedule, residual }, &tokens, 3, SEGMENTS).unwrap();
+        let hashes = |kernel, schedule, residual| {
+            testing::hashes(view, kernel, Plan { schedule, residual, ..Plan::DEVICE }, &tokens, 3, SEGMENTS).unwrap()
+        };
         let expected = hashes(Kernel::REFERENCE, Schedule::Cached, true);
         assert_eq!(expected.len(), SEGMENTS);
         for kernel in Kernel::available() {
@@ -37,6 +39,67 @@ fn states_are_the_same_with_every_kernel_and_schedule() {
             }
         }
     }
+}
+
+/// Every division of the memory for products: from one slot a grouping to one a group row, tiles of one row and of many, in one arena
+/// and in two whose border falls anywhere.
+#[test]
+#[cfg_attr(miri, ignore)]
+fn states_are_the_same_with_any_memory() {
+    for (name, config) in models() {
+        let file = testing::random_model(&config, 1).unwrap();
+        let view = ModelView::new_checked(file.as_slice()).unwrap();
+        let tokens = testing::random_tokens(&config, 2);
+        let expected = *testing::hashes(view, Kernel::REFERENCE, Plan::HOST, &tokens, 3, 2).unwrap().last().unwrap();
+        let network = Network::reference(view);
+        let slot = 8 * usize::from(config.inner);
+        for products in [0, 5 * slot, 9 * slot, 14 * slot, 23 * slot, usize::MAX] {
+            for tile in [1, 3, 8, 72] {
+                let plan = Plan { products, tile, ..Plan::DEVICE };
+                let words = network.required_bytes(plan) / 8;
+                for cut in [0, words / 3, words / 2, words * 2 / 3] {
+                    let (mut first, mut second) =
+                        (vec![7; words - cut], vec![7; cut + if cut > 0 { 8 * usize::from(config.channels) } else { 0 }]);
+                    let Ok(mut run) = Run::new_in(network, [&mut first, &mut second], plan) else {
+                        assert!(cut > 0, "{name}");
+                        continue;
+                    };
+                    run.start(&tokens, 3, 0).unwrap();
+                    run.segment();
+                    run.segment();
+                    assert_eq!(run.hash(), expected, "{name} {products} {tile} {cut}");
+                }
+            }
+        }
+    }
+}
+
+/// The 9x9 shape on a device with 128 KiB and 64 KiB: both state tensors, and products of one field at a time in the memory of the sums.
+#[test]
+#[cfg_attr(miri, ignore)]
+fn the_9x9_shape_fits_128_and_64_kib() {
+    let config = Config { h_cycles: 1, ..testing::sudoku_config() };
+    let file = testing::random_model(&config, 1).unwrap();
+    let view = ModelView::new_checked(file.as_slice()).unwrap();
+    let network = Network::reference(view);
+    let needed = network.required_bytes(Plan::DEVICE);
+    assert!(needed < 180_000, "{needed}");
+    // 12 KiB of the second memory are left for stack and variables.
+    let (mut sram, mut ccm) = (vec![0; 128 * 128], vec![0; 52 * 128]);
+    let mut run = Run::new_in(network, [&mut sram, &mut ccm], Plan::DEVICE).unwrap();
+    // Cells once a field, all others once: the sums of 81 cells are taken 9 times.
+    assert_eq!(run.segment_macs() - view.segment_macs(Schedule::Cached), 6 * 8 * 81 * 192 * 48);
+    run.start(&testing::random_tokens(&config, 2), 3, 0).unwrap();
+    run.segment();
+    let hash = run.hash();
+    let mut arena = vec![0; network.required_bytes(Plan::HOST) / 8];
+    let mut run = Run::new(network, &mut arena, Plan::HOST).unwrap();
+    run.start(&testing::random_tokens(&config, 2), 3, 0).unwrap();
+    run.segment();
+    assert_eq!(hash, run.hash());
+    let needed = network.required_bytes(Plan::ROOMY);
+    let mut arena = vec![0; needed / 8];
+    assert_eq!(Run::new(network, &mut arena, Plan::ROOMY).unwrap().segment_macs(), view.segment_macs(Schedule::Cached));
 }
 
 #[test]

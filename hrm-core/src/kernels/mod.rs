@@ -190,6 +190,22 @@ impl Kernel {
         dispatch!(self.0, glu_rows(gate_up, inner, shift, out));
     }
 
+    /// Hidden values of the gated MLP from its input: [`Kernel::project`] into `gate_up` (`[R, 2I]`, scratch), then [`Kernel::glu`].
+    #[expect(clippy::too_many_arguments, reason = "two operations in one")]
+    pub fn gated(
+        self,
+        a: &[i8],
+        w: &Columns<'_>,
+        q: &Requant<'_>,
+        bases: Option<&Bases<'_>>,
+        shift: u32,
+        gate_up: &mut [i16],
+        out: &mut [i8],
+    ) {
+        self.project(a, w, q, bases, gate_up);
+        self.glu(gate_up, w.n / 2, shift, out);
+    }
+
     /// `x <- norm(sat16(x + d))` for each row of `width` elements.
     pub fn add_norm(self, x: &mut [i16], d: &[i16], width: usize) {
         dispatch!(self.0, add_norm(x, d, width));

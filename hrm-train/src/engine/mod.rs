@@ -79,6 +79,8 @@ pub struct RowOutcome {
     pub loss: f32,
     /// Halt logit.
     pub q_halt: f32,
+    /// The Q head says halt: `q_halt > q_continue` where a continue output is trained (HRM), else `q_halt > 0` (TRM).
+    pub halt: bool,
     /// Cells answered correctly (givens included).
     pub cells: u16,
     /// Whether all cells are right.

@@ -1,6 +1,7 @@
 //! One `group-sum` block, forward and backward, panel of rows by panel of rows so that the wide hidden rows stay in the first-level cache.
 
 use super::layout::{BlockOffsets, Dims, PackedBlock};
+use super::rounding::BlockSteps;
 use super::simd::{self, Isa, Left, Shape};
 
 /// Rows handled at once: their hidden rows and the matrices they meet fit the caches together.
@@ -133,7 +134,7 @@ pub fn backward(
         let (view, y, dv) = (&view[from * cp..][..m * cp], &y[from * cp..][..m * cp], &mut dy[from * cp..][..m * cp]);
         simd::rms_backward(isa, dv, y, cp, d.c, &tape.scale[from..from + m]);
         simd::gemm(isa, Shape { m, n: ip, k: d.c }, rows(dv, cp), &w.down, ip, hidden, ip, false);
-        simd::swiglu_backward(isa, pre, hidden, ip);
+        simd::swiglu_backward(isa, pre, hidden, ip, w.rounding.as_ref().map_or(&[], BlockSteps::hidden_steps));
         if let Some(steps) = &w.rounding {
             steps.hidden(isa, hidden);
         }

@@ -38,6 +38,11 @@ impl BlockSteps {
         simd::round_int8(isa, sums, &self.sums[j]);
     }
 
+    /// Value of one unit of each hidden channel, `[Ip]`.
+    pub fn hidden_steps(&self) -> &[f32] {
+        &self.hidden
+    }
+
     /// The int8 hidden values, in place.
     pub fn hidden(&self, isa: Isa, hidden: &mut [f32]) {
         simd::round_int8(isa, hidden, &self.hidden);

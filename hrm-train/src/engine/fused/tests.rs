@@ -439,3 +439,25 @@ fn rounding_is_that_of_the_simulated_integer_network() {
         }
     }
 }
+
+#[test]
+fn no_gradient_passes_where_hidden_values_are_clipped() {
+    let spec = spec(4, true, 16, Start::Random);
+    let opts = options(2, Gradient::LastRecursion, Loss::Softmax);
+    let mut engine = awake(&spec, &opts);
+    let (inputs, labels) = puzzles(2);
+    let steps = |hidden: f32| {
+        let d = &engine.d;
+        (0..d.blocks.len()).map(|_| BlockSteps::new(d, 0.03, &vec![0.1; d.g], &vec![hidden; d.i])).collect::<Vec<_>>()
+    };
+    let (wide, narrow) = (steps(0.05), steps(1e-12));
+    let mut up_gradient = |steps: Vec<BlockSteps>| {
+        engine.packed = Packed::new(&engine.d, &engine.weights, Some(&steps));
+        let (_, grad) = engine.gradient(&inputs, &labels, &[true, true]).unwrap();
+        let up = engine.d.params.iter().find(|p| p.name == "module.0.1.up.weight").unwrap();
+        grad[up.offset..up.offset + up.len].iter().fold(0.0f32, |m, g| m.max(g.abs()))
+    };
+    let passed = up_gradient(wide);
+    let stopped = up_gradient(narrow);
+    assert!(passed > 1e-4 && stopped < 1e-6 * passed, "{passed}, clipped {stopped}");
+}

@@ -1,0 +1,350 @@
+//! The lean schedule: the gated MLP row tile by row tile, with the products of group sums cached as far as memory goes.
+//!
+//! Nothing is kept for all rows but the state itself. The group sums are taken first, from the state as it was; their int8 views
+//! then replace them in place, and the half of their memory that becomes free holds products: accumulators of `2I` channels, one
+//! *slot* a group row. Rows are visited token by token, for a few fields at a time, so that a group needs slots only from its first token to
+//! its last: groups of one grouping that are never alive at once share a *colour*. With one field at a time the rows, columns, boxes
+//! and cells of a 9x9 Sudoku need 1 + 9 + 3 + 1 slots instead of 324; with more memory more fields go together, so that the sums over merged
+//! fields are multiplied fewer times.
+
+use bytemuck::{cast_slice, cast_slice_mut};
+
+use crate::format::{GatedMlp, ModelView};
+use crate::kernels::{Bases, Columns};
+use crate::layers::{Groups, Packed, Scratch, requant, scale_down};
+
+/// How group products share slots. Colours of the tokens are in [`Scratch::colours`], `[G, S]`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Caching {
+    /// Fields that are worked on together.
+    pub fields: usize,
+    /// First colour of each grouping in [`Scratch::tags`].
+    pub colour_starts: [usize; 9],
+    /// First slot of each grouping.
+    pub slot_starts: [usize; 9],
+    /// Every group row has its own slot: all products are taken at once.
+    pub full: bool,
+}
+
+impl Caching {
+    /// Decides for `slots` slots and tiles of `tile` rows; fills `colours` (`[G, S]`). `last` is scratch of as many elements.
+    pub(crate) fn new(view: &ModelView<'_>, groups: &Groups, slots: usize, tile: usize, colours: &mut [u16], last: &mut [u16]) -> Self {
+        let c = view.config();
+        let (tokens, fields) = (usize::from(c.tokens), usize::from(c.fields));
+        let mut counts = [0usize; 8];
+        for (g, (colours, count)) in colours.chunks_exact_mut(tokens).zip(&mut counts).take(groups.count).enumerate() {
+            *count = colour(view.groups(g), colours, last);
+        }
+        let counts = &mut counts[..groups.count];
+        let wide = fields.min(tile);
+        let total = |counts: &[usize], fields| -> usize { counts.iter().enumerate().map(|(g, n)| n * slots_wide(view, g, fields)).sum() };
+        let full = fields <= tile && groups.starts[groups.count] <= slots;
+        let fields = (1..=wide).rev().find(|&f| total(counts, f) <= slots).unwrap_or(1);
+        if full {
+            for (g, colours) in colours.chunks_exact_mut(tokens).take(groups.count).enumerate() {
+                colours.copy_from_slice(view.groups(g));
+                counts[g] = (groups.starts[g + 1] - groups.starts[g]) / slots_wide(view, g, fields);
+            }
+        } else {
+            // Too little even for one field: groups that are alive together share a colour, which costs products.
+            while total(counts, fields) > slots {
+                match counts.iter_mut().filter(|n| **n > 1).max() {
+                    Some(most) => *most -= 1,
+                    None => break,
+                }
+            }
+            for (colours, &count) in colours.chunks_exact_mut(tokens).zip(&*counts) {
+                colours.iter_mut().for_each(|c| *c %= count as u16);
+            }
+        }
+        let mut caching = Self { fields, full, ..Self::default() };
+        for (g, &count) in counts.iter().enumerate() {
+            caching.colour_starts[g + 1] = caching.colour_starts[g] + count;
+            caching.slot_starts[g + 1] = caching.slot_starts[g] + count * slots_wide(view, g, fields);
+        }
+        caching
+    }
+
+    /// Group rows that are multiplied in one call of a block.
+    pub(crate) fn products(&self, view: &ModelView<'_>, groups: &Groups, colours: &[u16], tags: &mut [u16]) -> usize {
+        let c = view.config();
+        let (tokens, fields) = (usize::from(c.tokens), usize::from(c.fields));
+        if self.full {
+            return groups.starts[groups.count];
+        }
+        let mut products = 0;
+        tags.fill(0);
+        for first in (0..fields).step_by(self.fields) {
+            let n = self.fields.min(fields - first);
+            self.forget(view, groups, tags);
+            for t in 0..tokens {
+                for g in 0..groups.count {
+                    let (tag, wanted) = self.tag(view, colours, tags, g, t);
+                    if *tag != wanted {
+                        *tag = wanted;
+                        products += slots_wide(view, g, n);
+                    }
+                }
+            }
+        }
+        products
+    }
+
+    /// Other fields have other sums, unless they are merged.
+    fn forget(&self, view: &ModelView<'_>, groups: &Groups, tags: &mut [u16]) {
+        for g in (0..groups.count).filter(|&g| !view.merges_fields(g)) {
+            tags[self.colour_starts[g]..self.colour_starts[g + 1]].fill(0);
+        }
+    }
+
+    /// What the colour of token `t` in grouping `g` holds (0: nothing, else group id + 1), and what the token wants it to hold.
+    fn tag<'t>(&self, view: &ModelView<'_>, colours: &[u16], tags: &'t mut [u16], g: usize, t: usize) -> (&'t mut u16, u16) {
+        let ids = view.groups(g);
+        let colour = usize::from(colours[g * ids.len() + t]);
+        (&mut tags[self.colour_starts[g] + colour], ids[t] + 1)
+    }
+}
+
+/// Slots of one group of grouping `g` while `fields` fields are worked on.
+fn slots_wide(view: &ModelView<'_>, g: usize, fields: usize) -> usize {
+    if view.merges_fields(g) { 1 } else { fields }
+}
+
+/// Gives each token the colour of its group: the lowest one free when the group first appears; it is free again after the group's last
+/// token. Returns the number of colours.
+fn colour(ids: &[u16], colours: &mut [u16], last: &mut [u16]) -> usize {
+    let mut count = 0;
+    for (t, &id) in ids.iter().enumerate() {
+        colours[t] = match ids[..t].iter().position(|&i| i == id) {
+            Some(before) => colours[before],
+            None => {
+                let end = ids.iter().rposition(|&i| i == id).unwrap_or(t);
+                let free = last[..count].iter().position(|&l| usize::from(l) < t).unwrap_or(count);
+                count = count.max(free + 1);
+                last[free] = end as u16;
+                free as u16
+            }
+        };
+    }
+    count
+}
+
+/// The rows of a carry tensor, `[R, width]`, in one piece or, where no memory is large enough, in two.
+pub(crate) struct Rows<'x> {
+    pub front: &'x mut [i16],
+    pub back: &'x mut [i16],
+    pub width: usize,
+}
+
+impl<'x> Rows<'x> {
+    pub(crate) fn whole(x: &'x mut [i16], width: usize) -> Self {
+        Self { front: x, back: &mut [], width }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        (self.front.len() + self.back.len()) / self.width
+    }
+
+    /// Rows from `first` that lie in one piece.
+    fn in_one_piece(&self, first: usize) -> usize {
+        let front = self.front.len() / self.width;
+        if first < front { front - first } else { self.len() - first }
+    }
+
+    /// Rows `first..first + count`, which lie in one piece.
+    fn run(&mut self, first: usize, count: usize) -> &mut [i16] {
+        let at = first * self.width;
+        match at.checked_sub(self.front.len()) {
+            Some(at) => &mut self.back[at..at + count * self.width],
+            None => &mut self.front[at..at + count * self.width],
+        }
+    }
+}
+
+/// The matrices of a gated MLP, cut into the blocks that their packed forms are made of.
+struct Matrices<'m> {
+    own: Columns<'m>,
+    group: [Columns<'m>; 8],
+    down: Columns<'m>,
+}
+
+impl<'m> Matrices<'m> {
+    fn new(mlp: &GatedMlp<'m>, width: usize, groupings: usize, p: &mut Packed<'m>) -> Self {
+        let own = p.columns(&mlp.up, 0, width);
+        let mut group = [own; 8];
+        for (g, columns) in group.iter_mut().take(groupings).enumerate() {
+            *columns = p.columns(&mlp.up, (1 + g) * width, width);
+        }
+        Self { own, group, down: p.columns(&mlp.down, 0, mlp.down.k) }
+    }
+}
+
+/// Gated MLP on the rows of `x`, with group sums if `groups` is given.
+pub(crate) fn gated_mlp<'m>(
+    mlp: &GatedMlp<'m>,
+    x: &mut Rows<'_>,
+    groups: Option<(&ModelView<'m>, &Groups)>,
+    s: &mut Scratch<'_>,
+    p: &mut Packed<'m>,
+) {
+    let (rows, width) = (x.len(), x.width);
+    let matrices = Matrices::new(mlp, width, groups.map_or(0, |(_, g)| g.count), p);
+    let Some((view, groups)) = groups else {
+        let mut first = 0;
+        while first < rows {
+            let n = s.tile.min(x.in_one_piece(first));
+            p.kernel.view8(x.run(first, n), mlp.m_in, &mut s.tile_input[..n * width]);
+            multiply(mlp, &matrices, (n, width), None, s, p);
+            finish(mlp, x.run(first, n), &s.tile_delta[..n * width], width, p);
+            first += n;
+        }
+        return;
+    };
+    take_sums(mlp, x, view, groups, s, p);
+    let views = (groups.starts[groups.count] * width).div_ceil(8);
+    // Taken out for the calls below, which use the other regions.
+    let mixing = core::mem::take(&mut s.mixing);
+    let (views, table) = mixing.split_at_mut(views);
+    mix(mlp, &matrices, x, (view, groups), (cast_slice(views), cast_slice_mut(table)), s, p);
+    s.mixing = mixing;
+}
+
+/// Sums of all groups, then their views over them.
+fn take_sums<'m>(mlp: &GatedMlp<'m>, x: &mut Rows<'_>, view: &ModelView<'m>, groups: &Groups, s: &mut Scratch<'_>, p: &Packed<'m>) {
+    let (rows, width, count, fields) = (x.len(), x.width, groups.count, usize::from(view.config().fields));
+    let group_rows = groups.starts[count];
+    let sums: &mut [i16] = &mut cast_slice_mut(&mut *s.mixing)[..group_rows * width];
+    sums.fill(0);
+    let (mut first, mut token, mut field) = (0, 0, 0);
+    while first < rows {
+        let n = s.tile.min(x.in_one_piece(first));
+        for entry in s.index.chunks_exact_mut(count).take(n) {
+            for (g, e) in entry.iter_mut().enumerate() {
+                *e = groups.row(view, g, token, field) as u16;
+            }
+            field += 1;
+            if field == fields {
+                (token, field) = (token + 1, 0);
+            }
+        }
+        let input = &mut s.tile_input[..n * width];
+        p.kernel.view8(x.run(first, n), mlp.m_in, input);
+        p.kernel.group_sums(input, width, &s.index[..n * count], count, sums);
+        first += n;
+    }
+    for g in 0..count {
+        let (from, to) = (groups.starts[g] * width, groups.starts[g + 1] * width);
+        for at in (from..to).step_by(BLOCK) {
+            let n = BLOCK.min(to - at);
+            // The bytes written at `at..` lie over sums that have been read: those at `2 at..` come after them.
+            let (mut block, mut narrow) = ([0i16; BLOCK], [0i8; BLOCK]);
+            block[..n].copy_from_slice(&cast_slice::<u64, i16>(s.mixing)[at..at + n]);
+            p.kernel.view8(&block[..n], mlp.m_group[g], &mut narrow[..n]);
+            cast_slice_mut::<u64, i8>(s.mixing)[at..at + n].copy_from_slice(&narrow[..n]);
+        }
+    }
+}
+
+/// Sums that are viewed at a time.
+const BLOCK: usize = 64;
+
+/// The rows, tile by tile: `views` (int8, `[group rows, C]`) are multiplied into slots of `table` when a tile first needs them.
+fn mix<'m>(
+    mlp: &GatedMlp<'m>,
+    matrices: &Matrices<'m>,
+    x: &mut Rows<'_>,
+    (view, groups): (&ModelView<'m>, &Groups),
+    (views, table): (&[i8], &mut [i32]),
+    s: &mut Scratch<'_>,
+    p: &Packed<'m>,
+) {
+    let (width, wide, caching) = (x.width, mlp.up.n, s.caching);
+    let (tokens, fields) = (x.len() / usize::from(view.config().fields), usize::from(view.config().fields));
+    s.tags.fill(0);
+    if caching.full {
+        for g in 0..groups.count {
+            let (from, to) = (groups.starts[g], groups.starts[g + 1]);
+            p.kernel.accumulate(&views[from * width..to * width], &matrices.group[g], &mut table[from * wide..to * wide]);
+        }
+        // Every colour is one group's own.
+        for g in 0..groups.count {
+            for t in 0..tokens {
+                let (tag, wanted) = caching.tag(view, s.colours, s.tags, g, t);
+                *tag = wanted;
+            }
+        }
+    }
+    for field in (0..fields).step_by(caching.fields) {
+        let n = caching.fields.min(fields - field);
+        if !caching.full {
+            caching.forget(view, groups, s.tags);
+        }
+        let mut token = 0;
+        while token < tokens {
+            let most = (s.tile / n).min(x.in_one_piece(token * fields) / fields).min(tokens - token);
+            let count = (1..most).find(|&i| collides(view, groups, s.colours, token, token + i)).unwrap_or(most);
+            for (i, t) in (token..token + count).enumerate() {
+                for g in 0..groups.count {
+                    let slots = slots_wide(view, g, n);
+                    let colour = usize::from(s.colours[g * tokens + t]);
+                    let slot = caching.slot_starts[g] + colour * slots_wide(view, g, caching.fields);
+                    let (tag, wanted) = caching.tag(view, s.colours, s.tags, g, t);
+                    if *tag != wanted {
+                        *tag = wanted;
+                        let from = groups.row(view, g, t, field) * width;
+                        let products = &mut table[slot * wide..(slot + slots) * wide];
+                        p.kernel.accumulate(&views[from..from + slots * width], &matrices.group[g], products);
+                    }
+                    for f in 0..n {
+                        s.index[(i * n + f) * groups.count + g] = (slot + if slots == 1 { 0 } else { f }) as u16;
+                    }
+                }
+            }
+            // Whole tokens lie one behind the other, else a token's fields do.
+            let (runs, each) = if n == fields { (1, count * n) } else { (count, n) };
+            let start = |run: usize| (token + run) * fields + field;
+            for run in 0..runs {
+                let at = run * each * width;
+                p.kernel.view8(x.run(start(run), each), mlp.m_in, &mut s.tile_input[at..at + each * width]);
+            }
+            multiply(mlp, matrices, (count * n, width), Some((&*table, groups.count)), s, p);
+            for run in 0..runs {
+                let at = run * each * width;
+                finish(mlp, x.run(start(run), each), &s.tile_delta[at..at + each * width], width, p);
+            }
+            token += count;
+        }
+    }
+}
+
+/// Whether token `t` wants a colour for another group than one of the tokens `first..t` of the same tile.
+fn collides(view: &ModelView<'_>, groups: &Groups, colours: &[u16], first: usize, t: usize) -> bool {
+    (0..groups.count).any(|g| {
+        let ids = view.groups(g);
+        let colours = &colours[g * ids.len()..];
+        (first..t).any(|u| colours[u] == colours[t] && ids[u] != ids[t])
+    })
+}
+
+/// Output of the MLP for the `rows` views in the tile's input.
+fn multiply<'m>(
+    mlp: &GatedMlp<'m>,
+    matrices: &Matrices<'m>,
+    (rows, width): (usize, usize),
+    bases: Option<(&[i32], usize)>,
+    s: &mut Scratch<'_>,
+    p: &Packed<'m>,
+) {
+    let inner = mlp.up.n / 2;
+    let bases = bases.map(|(table, groupings)| Bases { table, index: &s.index[..rows * groupings], groupings });
+    let hidden = &mut s.tile_hidden[..rows * inner];
+    let wide = &mut s.tile_wide[..rows * mlp.up.n];
+    p.kernel.gated(&s.tile_input[..rows * width], &matrices.own, &requant(&mlp.up), bases.as_ref(), mlp.gate_shift, wide, hidden);
+    p.kernel.project(hidden, &matrices.down, &requant(&mlp.down), None, &mut s.tile_delta[..rows * width]);
+}
+
+/// Adds the output to the rows and normalises them.
+fn finish(mlp: &GatedMlp<'_>, x: &mut [i16], delta: &[i16], width: usize, p: &Packed<'_>) {
+    scale_down(x, mlp.residual_shift);
+    p.kernel.add_norm(x, delta, width);
+}
