@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hrm_core::Start;
 use hrm_core::solve::Select;
+use hrm_train::analyze::{self, Analyze};
 use hrm_train::data::npy::{self, Grouped};
 use hrm_train::data::{GeneratorOptions, PuzzleSet, Side, csv, generate};
 use hrm_train::evaluate::{Float, Model, Report, evaluate};
@@ -32,6 +33,8 @@ enum Command {
     Train(Train),
     /// Score a trained model on puzzles with answers.
     Eval(Eval),
+    /// Repeat the experiments of "Reasoning or Guessing" (arXiv 2601.10679) on a model, float or int8.
+    Analyze(Box<Analyze>),
     /// Turn a float model into an int8 `.hrm` file.
     Quantize(Quantize),
     /// Write one segment of an int8 model as standard ONNX: tokens and carry in, carry, logits and Q out, all in integers.
@@ -231,6 +234,7 @@ pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(args) => run_train(&args),
         Command::Eval(args) => run_eval(&args),
+        Command::Analyze(args) => analyze::run(&args).and_then(|text| print_out(&text)),
         Command::Quantize(args) => command::run(&args).and_then(|text| print_out(&text)),
         Command::Export(Export { onnx, out }) => export(&onnx, &out).map(|bytes| eprintln!("{bytes} bytes in {}", out.display())),
         Command::Data(args) => run_data(args),

@@ -1,4 +1,5 @@
 //! Train, quantise and analyse Hierarchical Reasoning Models.
+pub mod analyze;
 pub mod checkpoint;
 pub mod data;
 pub mod engine;
