@@ -1,6 +1,6 @@
 //! The sublayers: integer stream in, integer stream out, in place.
 
-use crate::format::{Attention, GatedMlp, Matrix, ModelView};
+use crate::format::{Attention, GatedMlp, Matrix};
 use crate::kernels::{Bases, Columns, GroupInputs, Kernel, Mlp, MlpScratch, Requant, reference};
 use crate::lean::{self, Caching, Rows};
 use crate::memory::Schedule;
@@ -36,19 +36,34 @@ pub(crate) struct Scratch<'a> {
     pub schedule: Schedule,
 }
 
-/// Stacked group rows: grouping `g` owns rows `starts[g]..starts[g + 1]`.
+/// The groupings of a model. Grouping `g` owns the stacked group rows `starts[g]..starts[g + 1]`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Groups {
+pub(crate) struct Groups<'m> {
     pub count: usize,
     pub starts: [usize; 9],
+    /// Group id of each token.
+    pub ids: [&'m [u16]; 8],
+    /// Whether the fields of a token are one row.
+    pub merged: [bool; 8],
+    pub fields: usize,
 }
 
-impl Groups {
+impl Groups<'_> {
     /// Stacked group row of (`token`, `field`) in grouping `g`.
     #[inline]
-    pub(crate) fn row(&self, view: &ModelView<'_>, g: usize, token: usize, field: usize) -> usize {
-        let id = usize::from(view.groups(g)[token]);
-        self.starts[g] + if view.merges_fields(g) { id } else { id * usize::from(view.config().fields) + field }
+    pub(crate) fn row(&self, g: usize, token: usize, field: usize) -> usize {
+        let id = usize::from(self.ids[g][token]);
+        self.starts[g] + if self.merged[g] { id } else { id * self.fields + field }
+    }
+
+    /// Group rows of one group of grouping `g` while `fields` fields are looked at.
+    pub(crate) fn rows_of(&self, g: usize, fields: usize) -> usize {
+        if self.merged[g] { 1 } else { fields }
+    }
+
+    /// Group rows of all groupings.
+    pub(crate) const fn rows(&self) -> usize {
+        self.starts[self.count]
     }
 }
 
@@ -76,7 +91,7 @@ pub(crate) fn gated_mlp<'m>(
     mlp: &GatedMlp<'m>,
     x: &mut [i16],
     width: usize,
-    groups: Option<&Groups>,
+    groups: Option<&Groups<'_>>,
     s: &mut Scratch<'_>,
     p: &mut Packed<'m>,
 ) {

@@ -5,6 +5,7 @@
 pub mod config;
 pub mod cost;
 pub mod format;
+mod guesses;
 pub mod iterate;
 pub mod kernels;
 mod layers;
@@ -12,6 +13,7 @@ mod lean;
 pub mod memory;
 pub mod network;
 pub mod rng;
+pub mod schedule;
 pub mod solve;
 pub mod task;
 #[cfg(feature = "std")]
@@ -22,5 +24,5 @@ pub use format::{FormatError, ModelView};
 pub use iterate::{Halt, Iteration, Policy, Segment};
 pub use kernels::Kernel;
 pub use memory::{MemoryError, Plan, Schedule, required_bytes};
-pub use network::{InputError, Network, Residual, Run};
+pub use network::{InputError, Network, Place, Residual, Run};
 pub use solve::{Outcome, Select, Solver};

@@ -6,13 +6,11 @@
 
 use core::fmt;
 
-use crate::config::{Mixer, Start};
-use crate::format::TaskKind;
-use crate::iterate::{Halt, Iteration, Policy, Segment};
+pub use crate::guesses::Guesses;
+use crate::iterate::{Halt, Policy, Segment};
 use crate::memory::MemoryError;
 use crate::network::{InputError, Run};
-use crate::rng::{Purpose, Stream};
-use crate::task::{PuzzleError, Sudoku, Symmetry};
+use crate::task::PuzzleError;
 
 /// How the answer is chosen among the guesses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +33,8 @@ pub enum Select {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Perturb {
-    /// [`Perturb::Starts`] for models with random starts or equivariant fields, else [`Perturb::Symmetries`].
+    /// With [`Select::Verify`] [`Perturb::Assume`]; else [`Perturb::Starts`] for models with random starts or equivariant fields, and
+    /// [`Perturb::Symmetries`] for the others: a choice by vote wants guesses that do not know of each other.
     Auto,
     /// Random starts.
     Starts,
@@ -43,6 +42,9 @@ pub enum Perturb {
     Symmetries,
     /// Both.
     Both,
+    /// Random starts, and a few cells of the answer before taken for granted; see [`crate::schedule`]. For tasks with rules; for others as
+    /// [`Perturb::Starts`].
+    Assume,
 }
 
 /// Settings of a [`Solver`].
@@ -124,42 +126,27 @@ pub struct Outcome<'a> {
     pub segments: u32,
     /// Why the last guess stopped.
     pub halt: Option<Halt>,
-    /// Share of the guesses that ended with this answer ([`Select::Vote`]; else 1 or 0).
+    /// How far the answer may be trusted, 0 to 1. Verified: 1. [`Select::Vote`]: share of the guesses that ended with it; [`Select::Q`]: the
+    /// logistic function of the Q head's output, the probability of being right that it was trained to give; others: 1 less the residual if
+    /// the plan keeps it (a state that still moves is no answer), else 0.5.
     pub confidence: f32,
     /// State hash after the last segment.
     pub hash: u64,
 }
 
-/// Solves one puzzle at a time on a [`Run`].
+/// Solves one puzzle at a time on a [`Run`]: a [`Guesses`] with the run and the memory that it works in.
 #[derive(Debug)]
 pub struct Solver<'r, 'a, 'm> {
     run: &'r mut Run<'a, 'm>,
-    options: Options,
-    task: Option<Sudoku>,
-    puzzle: &'r mut [u8],
-    best: &'r mut [u8],
-    view: &'r mut [u8],
-    votes: &'r mut [u8],
-    symmetry: Option<Symmetry>,
-    iteration: Option<Iteration>,
-    guess: u16,
-    segments: u32,
-    /// Score of the best guess so far: larger is better.
-    score: Option<i64>,
-    best_guess: u16,
-    verified: bool,
-    finished: bool,
-    halt: Option<Halt>,
-    hash: u64,
-    votes_for_best: u16,
+    memory: &'r mut [u8],
+    guesses: Guesses,
 }
 
 impl<'r, 'a, 'm> Solver<'r, 'a, 'm> {
     /// Bytes of memory that [`Solver::new`] needs beside the run, for `tokens` tokens.
     #[must_use]
     pub const fn required_bytes(tokens: usize, options: &Options) -> usize {
-        let votes = if matches!(options.select, Select::Vote) { options.guesses as usize } else { 0 };
-        (3 + votes) * tokens
+        Guesses::required_bytes(tokens, options)
     }
 
     /// Begins the puzzle `tokens` `[S]` in `memory` of at least [`Solver::required_bytes`].
@@ -167,50 +154,8 @@ impl<'r, 'a, 'm> Solver<'r, 'a, 'm> {
     /// # Errors
     /// Tokens that are not the model's, contradicting givens, too little memory, or a selection that model or plan do not offer.
     pub fn new(run: &'r mut Run<'a, 'm>, tokens: &[u8], options: Options, memory: &'r mut [u8]) -> Result<Self, SolveError> {
-        let options = Options { guesses: options.guesses.max(1), ..options };
-        let view = *run.network().view();
-        let task = match view.header().task {
-            TaskKind::Sudoku(n) => Sudoku::new(usize::from(n)),
-            TaskKind::Grid => None,
-        };
-        let needed = Self::required_bytes(tokens.len(), &options);
-        if memory.len() < needed {
-            return Err(SolveError::Memory(MemoryError { what: "solver memory", needed, found: memory.len() }));
-        }
-        if task.is_none() && options.select == Select::Verify {
-            return Err(SolveError::NoVerifier);
-        }
-        run.start(tokens, options.seed, 0).map_err(SolveError::Input)?;
-        if options.select == Select::Residual && run.residual().is_none() {
-            return Err(SolveError::NoResidual);
-        }
-        if let Some(task) = task {
-            task.check_givens(tokens).map_err(SolveError::Puzzle)?;
-        }
-        let (puzzle, rest) = memory.split_at_mut(tokens.len());
-        let (best, rest) = rest.split_at_mut(tokens.len());
-        let (scratch, votes) = rest.split_at_mut(tokens.len());
-        puzzle.copy_from_slice(tokens);
-        Ok(Self {
-            run,
-            options,
-            task,
-            puzzle,
-            best,
-            view: scratch,
-            votes,
-            symmetry: None,
-            iteration: None,
-            guess: 0,
-            segments: 0,
-            score: None,
-            best_guess: 0,
-            verified: false,
-            finished: false,
-            halt: None,
-            hash: 0,
-            votes_for_best: 0,
-        })
+        let guesses = Guesses::begin(run, tokens, options, memory)?;
+        Ok(Self { run, memory, guesses })
     }
 
     /// The run: its answer and carry are those of the last segment, of the puzzle as the guess saw it.
@@ -221,8 +166,7 @@ impl<'r, 'a, 'm> Solver<'r, 'a, 'm> {
 
     /// The answer of the last segment in the orientation of the puzzle, `[S]`.
     pub fn answer_now(&mut self) -> &[u8] {
-        restore(self.symmetry.as_ref(), self.run.answer(), self.view);
-        self.view
+        self.guesses.answer_now(self.run, self.memory)
     }
 
     /// Runs one segment; `None` once the puzzle is finished.
@@ -232,39 +176,7 @@ impl<'r, 'a, 'm> Solver<'r, 'a, 'm> {
 
     /// As [`Solver::step`], with `segment` in place of [`Run::segment`]: see [`Run::segment_by`].
     pub fn step_by(&mut self, segment: impl FnOnce(&mut Run<'a, 'm>) -> u16) -> Option<Event> {
-        if self.finished {
-            return None;
-        }
-        let mut iteration = match self.iteration.take() {
-            Some(i) => i,
-            None => self.begin_guess()?,
-        };
-        if self.options.noise > 0 {
-            self.run.add_noise(self.options.seed, u64::from(self.guess), iteration.done(), self.options.noise);
-        }
-        let (task, symmetry, puzzle, view) = (self.task, &self.symmetry, &*self.puzzle, &mut *self.view);
-        // Only `Select::Verify` lets the verifier stop a guess: the other selections must not profit from it.
-        let by_verifier = self.options.select == Select::Verify;
-        let mut valid = false;
-        let segment = iteration.next_by(self.run, segment, |answer| {
-            restore(symmetry.as_ref(), answer, view);
-            valid = task.is_some_and(|t| t.verify(puzzle, view).is_valid());
-            valid && by_verifier
-        })?;
-        self.segments += 1;
-        self.hash = segment.hash;
-        let guess = self.guess;
-        match segment.halt {
-            Some(halt) => {
-                self.halt = Some(halt);
-                self.end_guess(&segment, valid);
-                self.guess += 1;
-                let enough = (valid && by_verifier) || self.options.select == Select::First;
-                self.finished = enough || self.guess >= self.options.guesses;
-            }
-            None => self.iteration = Some(iteration),
-        }
-        Some(Event { guess, segment, segments: self.segments, finished: self.finished })
+        self.guesses.step_by(self.run, self.memory, segment)
     }
 
     /// Runs until the puzzle is finished.
@@ -276,86 +188,6 @@ impl<'r, 'a, 'm> Solver<'r, 'a, 'm> {
     /// What has come out so far.
     #[must_use]
     pub fn outcome(&self) -> Outcome<'_> {
-        let decided = self.score.is_some() && (self.verified || self.options.select != Select::Verify);
-        let ended = self.guess.max(1);
-        let confidence = match self.options.select {
-            Select::Vote if decided => f32::from(self.votes_for_best) / f32::from(ended),
-            _ => f32::from(u8::from(decided)),
-        };
-        Outcome {
-            answer: decided.then_some(&*self.best),
-            verified: self.verified,
-            guess: self.best_guess,
-            guesses: if self.iteration.is_some() { self.guess + 1 } else { self.guess },
-            segments: self.segments,
-            halt: self.halt,
-            confidence,
-            hash: self.hash,
-        }
-    }
-
-    fn begin_guess(&mut self) -> Option<Iteration> {
-        let Options { seed, perturb, policy, noise, .. } = self.options;
-        let c = *self.run.network().view().config();
-        let equivariant = c.fields > 1 && c.mixer == Mixer::GroupSum;
-        let (starts, symmetries) = match perturb {
-            Perturb::Auto if c.start == Start::Random || equivariant => (true, false),
-            Perturb::Auto | Perturb::Symmetries => (false, true),
-            Perturb::Starts => (true, false),
-            Perturb::Both => (true, true),
-        };
-        let guess = u64::from(self.guess);
-        self.symmetry = match self.task {
-            Some(task) if symmetries && guess > 0 => {
-                let mut stream = Stream::new(seed, Purpose::Symmetry, guess);
-                Some(Symmetry::random(&mut || stream.next_u32(), task))
-            }
-            _ => None,
-        };
-        match &self.symmetry {
-            Some(s) => s.apply(self.puzzle, self.view).ok()?,
-            None => self.view.copy_from_slice(self.puzzle),
-        }
-        // The tokens were accepted before, and a symmetry maps tokens to tokens.
-        self.run.start(self.view, seed, if starts { guess } else { 0 }).ok()?;
-        if starts && guess > 0 && c.start == Start::Fixed {
-            self.run.start_randomly(seed, guess);
-        }
-        // With noise an equal state does not mean an equal future.
-        let policy = Policy { fixed_point: policy.fixed_point && noise == 0, ..policy };
-        Some(Iteration::new(policy, self.run))
-    }
-
-    /// Weighs the answer in `self.view`, which the verifier has just seen.
-    fn end_guess(&mut self, segment: &Segment, valid: bool) {
-        let s = self.puzzle.len();
-        let score = match self.options.select {
-            Select::Verify if valid => i64::MAX,
-            Select::Verify | Select::First => -i64::from(self.guess),
-            Select::Q => i64::from(segment.q.0) - i64::from(segment.q.1),
-            // At least 2^31 steps of the ratio are told apart.
-            Select::Residual => segment.residual.map_or(i64::MIN, |r| -(((r.change as i128) << 31) / i128::from(r.size.max(1))) as i64),
-            Select::Vote => {
-                let at = usize::from(self.guess) * s;
-                self.votes[at..at + s].copy_from_slice(self.view);
-                let count = self.votes[..at + s].chunks_exact(s).filter(|v| *v == &*self.view).count() as u16;
-                self.votes_for_best = self.votes_for_best.max(count);
-                i64::from(count)
-            }
-        };
-        if self.score.is_none_or(|best| score > best) {
-            self.score = Some(score);
-            self.best_guess = self.guess;
-            self.verified = valid;
-            self.best.copy_from_slice(self.view);
-        }
-    }
-}
-
-/// Undoes `symmetry` on an answer; without one it is a copy.
-fn restore(symmetry: Option<&Symmetry>, answer: &[u8], out: &mut [u8]) {
-    let undone = symmetry.is_some_and(|s| s.inverse().apply(answer, out).is_ok());
-    if !undone {
-        out.copy_from_slice(answer);
+        self.guesses.outcome(self.memory)
     }
 }

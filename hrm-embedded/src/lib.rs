@@ -10,8 +10,10 @@
 //! | [`engine`] | [`Model`]: open a `.hrm` file or take an embedded one, [`Model::solve`], [`Workspace`] |
 //! | [`parallel`] | [`Model::solve_all`]: a stream of puzzles on several threads, results in input order |
 //! | [`builtin`] | the models that were embedded when the program was built |
+//! | [`service`], [`protocol`] | a device that solves: requests and events over any transport, one segment a call; `no_std`, no allocation |
+//! | [`client`] | the host's side: a device behind a serial port or a TCP connection |
 //! | `tract` | feature `tract`: segments run by tract from an exported ONNX file, in the same solving loop |
-//! | [`hrm_core`] | the network, its file format, tasks with verifiers; all that is left without feature `std` |
+//! | [`hrm_core`] | the network, its file format, tasks with verifiers; what firmware links beside the service |
 //!
 //! ```
 //! use hrm_embedded::{Model, hrm_core::task::Sudoku, hrm_core::testing};
@@ -31,16 +33,21 @@
 //! ```
 //!
 //! Features: `std` (default) for everything above and the command; `tract` for the tract backend; `log` for messages about loaded models; `defmt` passes on to the
-//! core. Without `std` the crate is `no_std` and only re-exports the core.
+//! core. Without `std` the crate is `no_std`: the service, its protocol and the core.
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "std")]
 pub mod builtin;
 #[cfg(feature = "std")]
+pub mod client;
+#[cfg(feature = "std")]
 pub mod engine;
+mod fmt;
 #[cfg(feature = "std")]
 pub mod parallel;
+pub mod protocol;
+pub mod service;
 #[cfg(feature = "tract")]
 pub mod tract;
 

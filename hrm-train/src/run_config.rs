@@ -208,6 +208,9 @@ section! {
         /// Model whose weights the run starts from (a run folder or a `.safetensors` of the same architecture), such as to fine-tune it; empty:
         /// fresh weights. Relative to the working directory.
         init: String = String::new(),
+        /// Round weights and matmul inputs as the integer network does, with a straight-through gradient (quantisation-aware training). The ranges
+        /// are those that calibration finds for `init`, which must be given; fused engine only.
+        quantize: bool = false,
         /// Segments trained: optimizer steps of the whole run. The learning rate is a function of the step and of this.
         steps: u64 = 10_000,
         /// Puzzles trained at once.
@@ -510,6 +513,10 @@ impl RunConfig {
         count("eval.segments", e.segments as u64, 1, 100_000)?;
         ensure!(e.n <= d.holdout, "eval.n is {}, expected at most data.holdout, {}", e.n, d.holdout);
         number("checkpoint.seconds", c.seconds, 0.0, 1e9)?;
+        ensure!(
+            !t.quantize || (t.engine == EngineKind::Fused && !t.init.is_empty()),
+            "train.quantize needs train.engine = \"fused\" and train.init, a trained model whose ranges it keeps"
+        );
         if t.engine == EngineKind::Fused {
             ensure!(
                 self.model.mixer == Mixer::GroupSum,
@@ -624,7 +631,7 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        let cases: [(&str, &[&str], &[&str]); 12] = [
+        let cases: [(&str, &[&str], &[&str]); 13] = [
             ("[data]\ngenerate = { n = 10 }\n[train]\nlearning_rate = 1", &[], &["learning_rate", "line 4"]),
             ("[trian]\nlr = 1", &[], &["trian", "line 1"]),
             ("[train]\nlr = \"x\"", &[], &["line 2"]),
@@ -636,6 +643,7 @@ mod tests {
             (MINIMAL, &["train.ema=1.0"], &["train.ema is 1"]),
             (MINIMAL, &["train.batch=0"], &["train.batch is 0"]),
             (MINIMAL, &["train.lr=nan"], &["train.lr is NaN"]),
+            (MINIMAL, &["train.quantize=true"], &["train.quantize needs", "train.init"]),
             ("", &[], &["no training data"]),
         ];
         for (text, overrides, expected) in cases {

@@ -1,14 +1,13 @@
 //! The training loop: deep supervision over a streaming batch.
 //!
 //! Each row of the batch holds a puzzle and its carry. A step runs one segment for every row and one optimizer step; rows that halted get
-//! a new puzzle and a fresh carry in the next step (HRM section 2, adaptive computation; here a row halts on `q_halt > 0`, as in TRM).
+//! a new puzzle and a fresh carry in the next step (HRM section 2, adaptive computation).
 //! Everything random is a pure function of the seed and a counter, so a run that is killed and resumed ends with the same weights, bit
 //! for bit, as one that was not (on the CPU).
 
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
+use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -16,11 +15,15 @@ use serde_json::json;
 
 use crate::checkpoint::{Checkpoints, write_atomic};
 use crate::data::rng::{below, generator, mix, unit};
-use crate::data::{Sampler, SamplerOptions};
+use crate::data::{PuzzleSet, Sampler, SamplerOptions};
 use crate::engine::{Engine, RowOutcome};
 use crate::evaluate::{self, HoldoutScore};
 use crate::model_file::{DataRecord, FloatModel, TrainingRecord, build_engine};
+use crate::monitor::{Metrics, Progress, Window, write_report};
 use crate::puzzles;
+use crate::quantize::float::FloatNet;
+use crate::quantize::weights::NetWeights;
+use crate::quantize::{self, QuantizeOptions};
 use crate::run_config::RunConfig;
 use crate::spec::ModelSpec;
 
@@ -28,9 +31,6 @@ use crate::spec::ModelSpec;
 const SAMPLER: u64 = 1;
 const EXPLORATION: u64 = 2;
 const EVALUATION: u64 = 3;
-
-/// Time between lines for people.
-const REPORT: Duration = Duration::from_secs(10);
 
 /// What a run came to.
 #[derive(Clone, Debug)]
@@ -59,21 +59,10 @@ struct Row {
     draw: u64,
     /// Segments it has had.
     steps: u32,
-    /// Segments it must have before it may halt on its Q logit.
+    /// Segments it must have before the Q head may halt it.
     min_steps: u32,
     /// It gets a new puzzle in the next step.
     halted: bool,
-}
-
-/// Sums since the last record of metrics.jsonl.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Window {
-    segments: u64,
-    loss: f64,
-    cells: u64,
-    halted: u64,
-    halted_exact: u64,
-    halted_steps: u64,
 }
 
 /// Everything of a run that is not in the engine: the content of a checkpoint's JSON.
@@ -92,7 +81,7 @@ struct Position {
     window: Window,
 }
 
-/// Trains one model in `folder` until its last step. Writes `config.toml`, `metrics.jsonl`, checkpoints, and `model.safetensors` with
+/// Trains one model in `folder` until its last step. Writes `config.toml`, `metrics.jsonl`, a TensorBoard event file, checkpoints, `report.html`, and `model.safetensors` with
 /// `model.json`: the weights that were best on the held-out puzzles so far. Progress goes to stderr.
 ///
 /// # Errors
@@ -111,19 +100,7 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
         "{} puzzles to train on, {} held out to choose the checkpoint, {} dropped",
         puzzles.record.train, puzzles.record.holdout, puzzles.record.dropped
     );
-    let mut engine = match config.train.init.as_str() {
-        "" => build_engine(config, &spec, None)?,
-        path => {
-            let model = FloatModel::load(Path::new(path)).context("train.init")?;
-            ensure!(
-                model.spec == spec,
-                "train.init: {path} has another architecture than [model]: {:?}, expected {:?}",
-                model.spec.config,
-                spec.config
-            );
-            build_engine(config, &spec, Some(&model.weights)).with_context(|| format!("train.init: {path}"))?
-        }
-    };
+    let mut engine = first_engine(config, &spec, &puzzles.train)?;
 
     let mut run = Position {
         config: config.clone(),
@@ -161,7 +138,8 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
         sampler.draw(row.draw, &mut inputs[b * tokens..][..tokens], &mut labels[b * tokens..][..tokens])?;
     }
 
-    let mut clock = Clock::new(run.seconds);
+    let mut progress = Progress::new(run.seconds, t.steps, tokens);
+    let mut checkpointed = Instant::now();
     let end = start.stop_after.map_or(t.steps, |s| s.min(t.steps));
     let mut saved = run.step;
     while run.step < end {
@@ -183,18 +161,15 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
         for (row, outcome) in run.rows.iter_mut().zip(&outcomes) {
             row.steps += 1;
             row.halted = halts(config, row, outcome);
-            run.window.add(row, outcome);
-            clock.window.add(row, outcome);
+            run.window.add(row.steps, row.halted, outcome);
+            progress.row(row.steps, row.halted, outcome);
         }
 
         let last = run.step == t.steps;
-        clock.steps += 1;
-        run.seconds = clock.total();
-        if clock.report_due() {
-            eprintln!("{}", clock.line(run.step, t.steps, lr, tokens));
-        }
+        run.seconds = progress.seconds();
+        progress.step(run.step, lr);
         if run.step.is_multiple_of(t.log_every) || last {
-            metrics.write(run.window.record(run.step, lr, tokens, run.seconds, clock.rate()))?;
+            metrics.write(&run.window.record(run.step, lr, tokens, run.seconds, progress.rate()))?;
             run.window = Window::default();
         }
         let e = &config.eval;
@@ -202,13 +177,13 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
             let n = if e.n == 0 { puzzles.holdout.len() } else { e.n };
             let score = evaluate::holdout(engine.as_mut(), &puzzles.holdout, n, e.segments, mix(t.seed ^ mix(EVALUATION)), run.step)?;
             let better = run.best.is_none_or(|best| score.at_least(&best));
-            run.seconds = clock.total();
+            run.seconds = progress.seconds();
             if better {
                 run.best = Some(score);
                 shipped(&spec, engine.as_ref(), &run, score).save(folder, "model")?;
             }
-            metrics.write(json!({ "kind": "eval", "step": run.step, "seconds": run.seconds, "score": score, "best": better }))?;
-            eprintln!(
+            metrics.write(&json!({ "kind": "eval", "step": run.step, "seconds": run.seconds, "score": score, "best": better }))?;
+            progress.say(&format!(
                 "step {}: held-out puzzles exact {}/{} ({:.2} %) after {} segments, cells {:.2} %{}",
                 run.step,
                 score.exact,
@@ -217,21 +192,49 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
                 score.segments,
                 100.0 * score.cells,
                 if better { ", best so far" } else { "" }
-            );
+            ));
         }
         let c = &config.checkpoint;
         if c.snapshot_every > 0 && run.step.is_multiple_of(c.snapshot_every) {
             snapshot(&spec, engine.as_ref(), &run, folder)?;
         }
         let by_steps = c.steps > 0 && run.step.is_multiple_of(c.steps);
-        let by_time = c.seconds > 0.0 && clock.since_checkpoint() >= c.seconds;
+        let by_time = c.seconds > 0.0 && checkpointed.elapsed().as_secs_f64() >= c.seconds;
         if run.step == end || by_steps || by_time {
             checkpoints.save(&run, &engine.state())?;
             saved = run.step;
-            clock.checkpoint = Instant::now();
+            checkpointed = Instant::now();
         }
     }
+    write_report(folder, config, run.best.as_ref(), run.seconds)?;
     Ok(Summary { best: run.best, seconds: run.seconds })
+}
+
+/// Training puzzles that choose the ranges of `train.quantize`.
+const CALIBRATION: usize = 64;
+
+/// The engine at step 0: fresh, or with the weights of `train.init`.
+fn first_engine(config: &RunConfig, spec: &ModelSpec, train: &PuzzleSet) -> anyhow::Result<Box<dyn Engine>> {
+    let path = config.train.init.as_str();
+    if path.is_empty() {
+        return build_engine(config, spec, None);
+    }
+    let model = FloatModel::load(Path::new(path)).context("train.init")?;
+    ensure!(
+        model.spec == *spec,
+        "train.init: {path} has another architecture than [model]: {:?}, expected {:?}",
+        model.spec.config,
+        spec.config
+    );
+    let mut engine = build_engine(config, spec, Some(&model.weights)).with_context(|| format!("train.init: {path}"))?;
+    if config.train.quantize {
+        let n = CALIBRATION.min(train.len());
+        let puzzles: Vec<&[u8]> = (0..n).map(|i| train.input(i * train.len() / n)).collect();
+        let net = FloatNet::new(NetWeights::new(spec, &model.weights)?);
+        let (plan, _) = quantize::calibrate(&net, &puzzles, &QuantizeOptions::default()).context("train.quantize")?;
+        engine.round_as(&plan)?;
+    }
+    Ok(engine)
 }
 
 /// Reads the last checkpoint into the engine; refuses if config or data decide other weights.
@@ -279,7 +282,7 @@ fn min_steps(config: &RunConfig, draw: u64) -> u32 {
 /// Whether a row that has just had its segment number `row.steps` is done.
 fn halts(config: &RunConfig, row: &Row, outcome: &RowOutcome) -> bool {
     let t = &config.train;
-    row.steps >= t.halt_max_steps || (t.q_weight > 0.0 && outcome.q_halt > 0.0 && row.steps >= row.min_steps)
+    row.steps >= t.halt_max_steps || (t.q_weight > 0.0 && outcome.halt && row.steps >= row.min_steps)
 }
 
 /// The model to ship at this point of the run.
@@ -309,127 +312,4 @@ fn snapshot(spec: &ModelSpec, engine: &dyn Engine, run: &Position, folder: &Path
     let none = HoldoutScore { step: run.step, puzzles: 0, segments: 0, exact: 0, cells: 0.0 };
     let score = run.best.filter(|b| b.step == run.step).unwrap_or(none);
     shipped(spec, engine, run, score).save(&folder, &format!("step-{}", run.step))
-}
-
-impl Window {
-    fn add(&mut self, row: &Row, outcome: &RowOutcome) {
-        self.segments += 1;
-        self.loss += f64::from(outcome.loss);
-        self.cells += u64::from(outcome.cells);
-        if row.halted {
-            self.halted += 1;
-            self.halted_exact += u64::from(outcome.exact);
-            self.halted_steps += u64::from(row.steps);
-        }
-    }
-
-    fn loss(&self) -> f64 {
-        self.loss / self.segments.max(1) as f64
-    }
-
-    fn cell_accuracy(&self, tokens: usize) -> f64 {
-        self.cells as f64 / (self.segments.max(1) * tokens as u64) as f64
-    }
-
-    /// Share of exact answers among the halted rows, and their mean number of segments; nothing if none halted.
-    fn at_halt(&self) -> Option<(f64, f64)> {
-        let n = self.halted as f64;
-        (self.halted > 0).then(|| (self.halted_exact as f64 / n, self.halted_steps as f64 / n))
-    }
-
-    fn record(&self, step: u64, lr: f64, tokens: usize, seconds: f64, rate: f64) -> serde_json::Value {
-        json!({
-            "kind": "train", "step": step, "seconds": seconds, "lr": lr, "sample_segments": self.segments, "loss": self.loss(),
-            "cells": self.cell_accuracy(tokens), "halted": self.halted, "exact_at_halt": self.at_halt().map(|h| h.0),
-            "segments_at_halt": self.at_halt().map(|h| h.1), "sample_segments_per_second": rate,
-        })
-    }
-}
-
-/// `metrics.jsonl`: one JSON object a line.
-struct Metrics {
-    file: fs::File,
-}
-
-impl Metrics {
-    /// Opens the file and drops what was written after `step`, the step the run goes on from.
-    fn open(folder: &Path, step: u64) -> anyhow::Result<Self> {
-        let path = folder.join("metrics.jsonl");
-        if let Ok(text) = fs::read_to_string(&path) {
-            let keep = |line: &&str| {
-                let value: Option<serde_json::Value> = serde_json::from_str(line).ok();
-                value.and_then(|v| v.get("step")?.as_u64()).is_some_and(|s| s <= step)
-            };
-            let kept: String = text.lines().filter(keep).flat_map(|line| [line, "\n"]).collect();
-            write_atomic(&path, kept.as_bytes())?;
-        }
-        let file = OpenOptions::new().create(true).append(true).open(&path);
-        Ok(Self { file: file.with_context(|| format!("cannot write {}", path.display()))? })
-    }
-
-    fn write(&mut self, record: serde_json::Value) -> anyhow::Result<()> {
-        self.file.write_all(format!("{record}\n").as_bytes()).context("cannot write metrics.jsonl")
-    }
-}
-
-/// Wall time, speed and what is shown to people; nothing of it enters the weights.
-struct Clock {
-    start: Instant,
-    before: f64,
-    report: Instant,
-    checkpoint: Instant,
-    /// Sums and steps since the last line.
-    window: Window,
-    steps: u64,
-    /// Sample-segments a second up to the last line.
-    rate: f64,
-}
-
-impl Clock {
-    fn new(before: f64) -> Self {
-        let now = Instant::now();
-        Self { start: now, before, report: now, checkpoint: now, window: Window::default(), steps: 0, rate: 0.0 }
-    }
-
-    fn total(&self) -> f64 {
-        self.before + self.start.elapsed().as_secs_f64()
-    }
-
-    fn since_checkpoint(&self) -> f64 {
-        self.checkpoint.elapsed().as_secs_f64()
-    }
-
-    fn report_due(&self) -> bool {
-        self.report.elapsed() >= REPORT
-    }
-
-    /// Sample-segments a second since the last line, or of the time before it if it has just been written.
-    fn rate(&self) -> f64 {
-        let seconds = self.report.elapsed().as_secs_f64();
-        if seconds > 1.0 || self.rate == 0.0 { self.window.segments as f64 / seconds.max(1e-9) } else { self.rate }
-    }
-
-    fn line(&mut self, step: u64, steps: u64, lr: f64, tokens: usize) -> String {
-        self.rate = self.rate();
-        let left = self.report.elapsed().as_secs_f64() / self.steps.max(1) as f64 * (steps - step) as f64;
-        let window = std::mem::take(&mut self.window);
-        self.report = Instant::now();
-        self.steps = 0;
-        let halted = window.at_halt().map_or("none halted".to_owned(), |(exact, segments)| {
-            format!("at halt {:.1} % exact after {segments:.1} segments", 100.0 * exact)
-        });
-        format!(
-            "step {step}/{steps} ({}, {} left): loss {:.4}, cells {:.2} %, {halted}, lr {lr:.2e}, {:.0} sample-segments/s",
-            minutes(self.total()),
-            minutes(left),
-            window.loss(),
-            100.0 * window.cell_accuracy(tokens),
-            self.rate
-        )
-    }
-}
-
-fn minutes(seconds: f64) -> String {
-    let s = seconds.round() as u64;
-    if s >= 3600 { format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60) } else { format!("{}:{:02}", s / 60, s % 60) }
 }

@@ -3,12 +3,22 @@
 //! [`Kernel`] chooses between them at run time; the operations are whole row blocks, so the choice costs nothing. This is the only
 //! room with unsafe code, and only in the ISA files.
 
+#[cfg(hrm_isa = "dsp")]
+mod armv7em;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
+#[cfg(hrm_isa = "mve")]
+mod mve;
 pub mod reference;
+#[cfg(hrm_isa = "rv32im")]
+mod rv32im;
+#[cfg(hrm_isa = "rv32v")]
+mod rv32v;
+mod scalar;
 pub mod tables;
+mod tiled;
 
 /// A block of columns of an int8 matrix, `[n, k]`.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +51,12 @@ impl<'a> Columns<'a> {
     pub fn row(&self, n: usize) -> &'a [i8] {
         let at = n * self.stride + self.first;
         &self.weights[at..at + self.k]
+    }
+
+    /// The row-major weights from the first of this block on, and the distance of two rows.
+    #[must_use]
+    pub fn in_place(&self) -> (&'a [i8], usize) {
+        (&self.weights[self.first.min(self.weights.len())..], self.stride)
     }
 
     /// The packed form, empty if there is none.
@@ -141,10 +157,19 @@ pub struct Kernel(Isa);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Isa {
     Reference,
+    Scalar,
     #[cfg(target_arch = "x86_64")]
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
+    #[cfg(hrm_isa = "dsp")]
+    Armv7em,
+    #[cfg(hrm_isa = "mve")]
+    Mve,
+    #[cfg(hrm_isa = "rv32im")]
+    Rv32im,
+    #[cfg(hrm_isa = "rv32v")]
+    Rv32v,
 }
 
 /// Whether this CPU has the features: asked at run time with `std`, else what the build was told.
@@ -164,10 +189,19 @@ macro_rules! dispatch {
     ($isa:expr, $function:ident($($arg:expr),*)) => {
         match $isa {
             Isa::Reference => reference::$function($($arg),*),
+            Isa::Scalar => scalar::$function($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::$function($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => avx512vnni::$function($($arg),*),
+            #[cfg(hrm_isa = "dsp")]
+            Isa::Armv7em => armv7em::$function($($arg),*),
+            #[cfg(hrm_isa = "mve")]
+            Isa::Mve => mve::$function($($arg),*),
+            #[cfg(hrm_isa = "rv32im")]
+            Isa::Rv32im => rv32im::$function($($arg),*),
+            #[cfg(hrm_isa = "rv32v")]
+            Isa::Rv32v => rv32v::$function($($arg),*),
         }
     };
 }
@@ -183,9 +217,17 @@ impl Kernel {
             has!("avx2").then_some(Self(Isa::Avx2)),
             has!("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx512vnni").then_some(Self(Isa::Avx512Vnni)),
         ];
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(hrm_isa = "dsp")]
+        let others = [Some(Self(Isa::Armv7em))];
+        #[cfg(hrm_isa = "mve")]
+        let others = [Some(Self(Isa::Mve))];
+        #[cfg(hrm_isa = "rv32im")]
+        let others = [Some(Self(Isa::Rv32im))];
+        #[cfg(hrm_isa = "rv32v")]
+        let others = [Some(Self(Isa::Rv32v))];
+        #[cfg(not(any(target_arch = "x86_64", hrm_isa = "dsp", hrm_isa = "mve", hrm_isa = "rv32im", hrm_isa = "rv32v")))]
         let others = [None];
-        core::iter::once(Self::REFERENCE).chain(others.into_iter().flatten())
+        [Self::REFERENCE, Self(Isa::Scalar)].into_iter().chain(others.into_iter().flatten())
     }
 
     /// The fastest kernel of this CPU.
@@ -200,15 +242,24 @@ impl Kernel {
         Self::available().find(|k| k.name() == name)
     }
 
-    /// Its name: `reference`, `avx2`, `avx512vnni`.
+    /// Its name: `reference`, `scalar` (register tiles without SIMD), or that of an instruction set.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self.0 {
             Isa::Reference => "reference",
+            Isa::Scalar => "scalar",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => "avx512vnni",
+            #[cfg(hrm_isa = "dsp")]
+            Isa::Armv7em => "armv7em",
+            #[cfg(hrm_isa = "mve")]
+            Isa::Mve => "mve",
+            #[cfg(hrm_isa = "rv32im")]
+            Isa::Rv32im => "rv32im",
+            #[cfg(hrm_isa = "rv32v")]
+            Isa::Rv32v => "rv32v",
         }
     }
 
@@ -272,8 +323,21 @@ impl Kernel {
         gate_up: &mut [i16],
         out: &mut [i8],
     ) {
-        self.project(a, w, q, bases, gate_up);
-        self.glu(gate_up, w.n / 2, shift, out);
+        match self.0 {
+            #[cfg(hrm_isa = "dsp")]
+            Isa::Armv7em => armv7em::gated(a, w, q, bases, shift, gate_up, out),
+            #[cfg(hrm_isa = "mve")]
+            Isa::Mve => mve::gated(a, w, q, bases, shift, gate_up, out),
+            #[cfg(hrm_isa = "rv32im")]
+            Isa::Rv32im => rv32im::gated(a, w, q, bases, shift, gate_up, out),
+            #[cfg(hrm_isa = "rv32v")]
+            Isa::Rv32v => rv32v::gated(a, w, q, bases, shift, gate_up, out),
+            Isa::Scalar => scalar::gated(a, w, q, bases, shift, gate_up, out),
+            _ => {
+                self.project(a, w, q, bases, gate_up);
+                self.glu(gate_up, w.n / 2, shift, out);
+            }
+        }
     }
 
     /// `x <- norm(sat16(x + d))` for each row of `width` elements.

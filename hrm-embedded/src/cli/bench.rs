@@ -223,7 +223,7 @@ fn latency(name: &str, model: &Model, best_gmacs: f64, budget: Duration) -> anyh
     // One given, so that the grid stays legal.
     let mut puzzle = vec![1; usize::from(model.config().tokens)];
     puzzle[0] = 2.min(model.config().vocab as u8 - 1);
-    let policy = Policy { segments: SEGMENTS, stable: 0, fixed_point: false, q_head: false };
+    let policy = Policy { fixed_point: false, ..Policy::budget(SEGMENTS) };
     let mut workspace = Workspace::default();
     let mut times = Vec::new();
     let begin = Instant::now();

@@ -114,23 +114,32 @@ pub struct Saturation {
 /// Segments of the self-test vector.
 const SELF_TEST_SEGMENTS: u16 = 4;
 
-/// Quantises a float model. `puzzles`: tokens `[S]` each, of training puzzles; the first is also the file's self-test.
+/// The scales and integers of a float model: calibration on `puzzles` (tokens `[S]` each), then ranges tried out if the options say so.
 ///
 /// # Errors
-/// The model or a puzzle is not valid (a tensor that is missing or not finite is named), or a matrix does not fit into int8 arithmetic.
-pub fn quantize(spec: &ModelSpec, weights: &Tensors, puzzles: &[&[u8]], options: &QuantizeOptions) -> anyhow::Result<Quantized> {
+/// As [`quantize`].
+pub fn calibrate(net: &FloatNet, puzzles: &[&[u8]], options: &QuantizeOptions) -> anyhow::Result<(ModelPlan, Statistics)> {
     ensure!(!puzzles.is_empty() && options.segments > 0, "calibration needs at least one puzzle and one segment");
-    let net = FloatNet::new(NetWeights::new(spec, weights)?);
-    let statistics = observe::observe(&net, puzzles, options.segments, options.seed).context("calibration")?;
+    let statistics = observe::observe(net, puzzles, options.segments, options.seed).context("calibration")?;
     for (site, s) in &statistics {
         let finite = s.column_square.iter().all(|v| v.is_finite());
         ensure!(finite, "the float network is not finite at {site:?} in calibration");
     }
     let plan = if options.tune {
-        tune::tune(&net, &statistics, puzzles, options)?
+        tune::tune(net, &statistics, puzzles, options)?
     } else {
         plan::plan(net.weights(), &statistics, &plan::ranges(&statistics, options), options)?
     };
+    Ok((plan, statistics))
+}
+
+/// Quantises a float model. `puzzles`: tokens `[S]` each, of training puzzles; the first is also the file's self-test.
+///
+/// # Errors
+/// The model or a puzzle is not valid (a tensor that is missing or not finite is named), or a matrix does not fit into int8 arithmetic.
+pub fn quantize(spec: &ModelSpec, weights: &Tensors, puzzles: &[&[u8]], options: &QuantizeOptions) -> anyhow::Result<Quantized> {
+    let net = FloatNet::new(NetWeights::new(spec, weights)?);
+    let (plan, statistics) = calibrate(&net, puzzles, options)?;
     let file = assemble(net.weights(), &plan, puzzles[0], options)?;
     Ok(Quantized { file, weights: net.weights().clone(), plan, statistics })
 }

@@ -1,6 +1,7 @@
 //! One `group-sum` block, forward and backward, panel of rows by panel of rows so that the wide hidden rows stay in the first-level cache.
 
 use super::layout::{BlockOffsets, Dims, PackedBlock};
+use super::rounding::BlockSteps;
 use super::simd::{self, Isa, Left, Shape};
 
 /// Rows handled at once: their hidden rows and the matrices they meet fit the caches together.
@@ -32,6 +33,8 @@ pub struct Scratch {
     sums: Vec<f32>,
     products: Vec<f32>,
     scale: Vec<f32>,
+    /// The int8 view of the input, if there is one: `[R][Cp]`.
+    view: Vec<f32>,
 }
 
 impl Scratch {
@@ -43,6 +46,7 @@ impl Scratch {
             sums: vec![0.0; d.groups() * d.cp],
             products: vec![0.0; d.groups() * 2 * d.ip],
             scale: vec![0.0; PANEL],
+            view: vec![0.0; d.r * d.cp],
         }
     }
 }
@@ -55,20 +59,35 @@ const fn columns(data: &[f32], stride: usize) -> Left<'_> {
     Left { data, stride, transposed: true }
 }
 
+/// What the matrices see of `x`: its int8 view (in `buffer`) if the block rounds, else `x` itself.
+fn viewed<'a>(isa: Isa, w: &PackedBlock, x: &'a [f32], buffer: &'a mut [f32]) -> &'a [f32] {
+    match &w.rounding {
+        Some(steps) => {
+            steps.input(isa, x, buffer);
+            buffer
+        }
+        None => x,
+    }
+}
+
 /// `y = block(x)`, both `[R][Cp]`; with a tape everything for [`backward`] is kept there.
 pub fn forward(isa: Isa, d: &Dims, w: &PackedBlock, x: &[f32], y: &mut [f32], tape: Option<&mut BlockTape>, scratch: &mut Scratch) {
     let (cp, ip, n) = (d.cp, d.ip, 2 * d.ip);
-    let Scratch { pre: panel_pre, hidden, sums, products, scale: panel_scale } = scratch;
+    let Scratch { pre: panel_pre, hidden, sums, products, scale: panel_scale, view } = scratch;
+    let view = viewed(isa, w, x, view);
     let (sums, mut kept) = match tape {
         Some(t) => (&mut t.sums, Some((&mut t.pre, &mut t.scale))),
         None => (sums, None),
     };
-    simd::group_sums(isa, x, cp, &d.starts, &d.members, sums);
+    simd::group_sums(isa, view, cp, &d.starts, &d.members, sums);
     // Every row is in exactly one group of the first grouping: the bias enters there.
     products[..d.group_base[1] * n].chunks_exact_mut(n).for_each(|row| row.copy_from_slice(&w.bias));
     for (j, range) in d.group_base.windows(2).enumerate() {
         let shape = Shape { m: range[1] - range[0], n, k: d.c };
         let weights = &w.up_t[(1 + j) * d.c * n..][..d.c * n];
+        if let Some(steps) = &w.rounding {
+            steps.sums(isa, j, &mut sums[range[0] * cp..range[1] * cp]);
+        }
         simd::gemm(isa, shape, rows(&sums[range[0] * cp..], cp), weights, n, &mut products[range[0] * n..], n, j == 0);
     }
     for from in (0..d.r).step_by(PANEL) {
@@ -80,8 +99,11 @@ pub fn forward(isa: Isa, d: &Dims, w: &PackedBlock, x: &[f32], y: &mut [f32], ta
         let hidden = &mut hidden[..m * ip];
         let (x, y) = (&x[from * cp..][..m * cp], &mut y[from * cp..][..m * cp]);
         simd::gather_add(isa, pre, n, &d.ids[from * d.g..][..m * d.g], d.g, products, false);
-        simd::gemm(isa, Shape { m, n, k: d.c }, rows(x, cp), &w.up_t[..d.c * n], n, pre, n, true);
+        simd::gemm(isa, Shape { m, n, k: d.c }, rows(&view[from * cp..][..m * cp], cp), &w.up_t[..d.c * n], n, pre, n, true);
         simd::swiglu(isa, pre, hidden, ip);
+        if let Some(steps) = &w.rounding {
+            steps.hidden(isa, hidden);
+        }
         y.copy_from_slice(x);
         simd::gemm(isa, Shape { m, n: cp, k: d.i }, rows(hidden, ip), &w.down_t, cp, y, cp, true);
         simd::rms(isa, y, cp, d.c, scale);
@@ -103,17 +125,21 @@ pub fn backward(
     scratch: &mut Scratch,
 ) {
     let (cp, ip, n) = (d.cp, d.ip, 2 * d.ip);
-    let Scratch { hidden, sums, products, .. } = scratch;
+    let Scratch { hidden, sums, products, view, .. } = scratch;
+    let view = viewed(isa, w, x, view);
     for from in (0..d.r).step_by(PANEL) {
         let m = PANEL.min(d.r - from);
         let pre = &mut tape.pre[from * n..][..m * n];
         let hidden = &mut hidden[..m * ip];
-        let (x, y, dv) = (&x[from * cp..][..m * cp], &y[from * cp..][..m * cp], &mut dy[from * cp..][..m * cp]);
+        let (view, y, dv) = (&view[from * cp..][..m * cp], &y[from * cp..][..m * cp], &mut dy[from * cp..][..m * cp]);
         simd::rms_backward(isa, dv, y, cp, d.c, &tape.scale[from..from + m]);
         simd::gemm(isa, Shape { m, n: ip, k: d.c }, rows(dv, cp), &w.down, ip, hidden, ip, false);
-        simd::swiglu_backward(isa, pre, hidden, ip);
+        simd::swiglu_backward(isa, pre, hidden, ip, w.rounding.as_ref().map_or(&[], BlockSteps::hidden_steps));
+        if let Some(steps) = &w.rounding {
+            steps.hidden(isa, hidden);
+        }
         simd::gemm(isa, Shape { m: d.c, n: ip, k: m }, columns(dv, cp), hidden, ip, &mut grad[at.down..at.end], ip, true);
-        simd::gemm(isa, Shape { m: d.c, n, k: m }, columns(x, cp), pre, n, &mut grad[at.up..], n, true);
+        simd::gemm(isa, Shape { m: d.c, n, k: m }, columns(view, cp), pre, n, &mut grad[at.up..], n, true);
         simd::gemm(isa, Shape { m, n: cp, k: n }, rows(pre, n), &w.up[..n * cp], cp, dv, cp, true);
     }
     simd::group_sums(isa, &tape.pre, n, &d.starts, &d.members, products);

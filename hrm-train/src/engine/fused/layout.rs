@@ -6,6 +6,7 @@
 use anyhow::{Context, bail, ensure};
 use hrm_core::Mixer;
 
+use super::rounding::BlockSteps;
 use super::simd::LANES;
 use crate::engine::Tensors;
 use crate::spec::ModelSpec;
@@ -279,6 +280,8 @@ pub struct PackedBlock {
     pub down_t: Vec<f32>,
     /// `[C][Ip]`.
     pub down: Vec<f32>,
+    /// The int8 roundings of the block; the weights above are rounded then.
+    pub rounding: Option<BlockSteps>,
 }
 
 /// All weights as the kernels read them.
@@ -297,8 +300,8 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// Packs flat parameters.
-    pub fn new(d: &Dims, flat: &[f32]) -> Self {
+    /// Packs flat parameters; rounds those that are int8 weights if `rounding` gives the steps of each block.
+    pub fn new(d: &Dims, flat: &[f32], rounding: Option<&[BlockSteps]>) -> Self {
         let width = (1 + d.g) * d.c;
         let mut at = d.params.iter().map(|p| &flat[p.offset..p.offset + p.len]);
         let mut next = || at.next().unwrap_or_default();
@@ -311,14 +314,20 @@ impl Packed {
         };
         let embed = rows(next(), d.classes);
         let mut blocks = Vec::new();
-        for _ in &d.blocks {
-            let (up, up_bias, down) = (next(), next(), next());
+        for block in 0..d.blocks.len() {
+            let (mut up, up_bias, mut down) = (next().to_vec(), next(), next().to_vec());
+            let rounding = rounding.map(|r| r[block].clone());
+            if let Some(steps) = &rounding {
+                up.chunks_exact_mut(width).for_each(|row| steps.up(d, row));
+                down.chunks_exact_mut(d.i).for_each(|row| steps.down(row));
+            }
             let mut b = PackedBlock {
                 up_t: vec![0.0; width * 2 * d.ip],
                 up: vec![0.0; (1 + d.g) * 2 * d.ip * d.cp],
                 bias: vec![0.0; 2 * d.ip],
                 down_t: vec![0.0; d.ip * d.cp],
                 down: vec![0.0; d.c * d.ip],
+                rounding,
             };
             for n in 0..2 * d.i {
                 let padded = d.pad_inner(n);

@@ -9,11 +9,13 @@ use super::{EngineOptions, Tensors};
 use crate::spec::ModelSpec;
 
 mod block;
+mod carry;
 mod layout;
 mod loss;
 mod optim;
 pub(crate) mod random;
 pub mod reference;
+mod rounding;
 mod segment;
 mod simd;
 mod state;
@@ -24,6 +26,7 @@ mod train;
 use layout::{Dims, Init, Packed};
 use optim::Optimizer;
 use random::{Purpose, Stream};
+use rounding::BlockSteps;
 use segment::Workspace;
 use simd::Isa;
 
@@ -45,6 +48,8 @@ pub struct FusedEngine {
     /// Fixed starts of z_H and z_L, `[Cp]` each.
     init: [Vec<f32>; 2],
     packed: Packed,
+    /// Steps of each block's int8 values; `None`: nothing is rounded.
+    rounding: Option<Vec<BlockSteps>>,
     /// `[batch][R][Cp]` each.
     carry_h: Vec<f32>,
     carry_l: Vec<f32>,
@@ -105,7 +110,7 @@ impl FusedEngine {
             opts.clip,
             opts.q_weight
         );
-        let packed = Packed::new(&d, &weights);
+        let packed = Packed::new(&d, &weights, None);
         let carry = vec![0.0; opts.batch * d.r * d.cp];
         let mut engine = Self {
             isa: Isa::detect(),
@@ -115,6 +120,7 @@ impl FusedEngine {
             optimizer: Optimizer::new(d.len),
             init,
             packed,
+            rounding: None,
             carry_l: carry.clone(),
             carry_h: carry,
             starts: 0,

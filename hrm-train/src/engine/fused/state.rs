@@ -19,7 +19,7 @@ pub fn read_init(d: &Dims, tensors: &Tensors) -> anyhow::Result<[Vec<f32>; 2]> {
     Ok([read(INIT[0])?, read(INIT[1])?])
 }
 
-fn pad(d: &Dims, rows: &[f32]) -> anyhow::Result<Vec<f32>> {
+pub fn pad(d: &Dims, rows: &[f32]) -> anyhow::Result<Vec<f32>> {
     let mut out = vec![0.0; rows.len() / d.c * d.cp];
     for (to, from) in out.chunks_exact_mut(d.cp).zip(rows.chunks_exact(d.c)) {
         to[..d.c].copy_from_slice(from);
@@ -27,7 +27,7 @@ fn pad(d: &Dims, rows: &[f32]) -> anyhow::Result<Vec<f32>> {
     Ok(out)
 }
 
-fn unpad(d: &Dims, rows: &[f32]) -> Vec<f32> {
+pub fn unpad(d: &Dims, rows: &[f32]) -> Vec<f32> {
     rows.chunks_exact(d.cp).flat_map(|row| &row[..d.c]).copied().collect()
 }
 
@@ -70,7 +70,7 @@ impl FusedEngine {
         let carry = |name| pad(d, tensor(state, name, &[self.opts.batch, d.r, d.c])?);
         let (carry_h, carry_l) = (carry(CARRY[0])?, carry(CARRY[1])?);
         let counters = tensor(state, "counters", &[4, 4])?.chunks_exact(4).map(join).collect::<anyhow::Result<Vec<u64>>>()?;
-        self.packed = Packed::new(d, &weights);
+        self.packed = Packed::new(d, &weights, self.rounding.as_deref());
         (self.weights, self.mean, self.init, self.carry_h, self.carry_l) = (weights, mean, init, carry_h, carry_l);
         (self.optimizer.m, self.optimizer.v) = (m, v);
         (self.seed, self.optimizer.step, self.starts, self.segments) = (counters[0], counters[1], counters[2], counters[3]);

@@ -6,12 +6,14 @@ use anyhow::{bail, ensure};
 
 use super::layout::Packed;
 use super::random::{Purpose, Stream};
+use super::rounding::BlockSteps;
 use super::segment::{Carry, Net, Workspace};
 use super::{CHUNK, FusedEngine, fresh, optim, simd};
-use crate::engine::{Engine, RowOutcome, Tensors};
+use crate::engine::{Carry as OwnedCarry, Engine, Reading, RowOutcome, StartOf, Tensors};
+use crate::quantize::plan::ModelPlan;
 
 /// Runs every job once, on as many threads as there are workspaces.
-fn spread<J: Send>(workspaces: &mut [Workspace], jobs: impl Iterator<Item = J> + Send, work: impl Fn(J, &mut Workspace) + Sync) {
+pub(super) fn spread<J: Send>(workspaces: &mut [Workspace], jobs: impl Iterator<Item = J> + Send, work: impl Fn(J, &mut Workspace) + Sync) {
     let jobs = Mutex::new(jobs);
     let drain = |ws: &mut Workspace| {
         loop {
@@ -122,7 +124,7 @@ impl Engine for FusedEngine {
         if self.opts.ema > 0.0 {
             optim::average(&mut self.mean, &self.weights, self.opts.ema);
         }
-        self.packed = Packed::new(&self.d, &self.weights);
+        self.packed = Packed::new(&self.d, &self.weights, self.rounding.as_deref());
         Ok(outcomes)
     }
 
@@ -130,7 +132,7 @@ impl Engine for FusedEngine {
         let Self { isa, d, opts, init, .. } = &*self;
         ensure!(inputs.len().is_multiple_of(d.s), "inputs: {} tokens, expected a multiple of {}", inputs.len(), d.s);
         self.check_tokens("inputs", inputs)?;
-        let averaged = (!self.mean.is_empty()).then(|| Packed::new(d, &self.mean));
+        let averaged = (!self.mean.is_empty()).then(|| Packed::new(d, &self.mean, self.rounding.as_deref()));
         let net = Net { isa: *isa, d, w: averaged.as_ref().unwrap_or(&self.packed) };
         let n = inputs.len() / d.s;
         // A puzzle runs all its segments while its state is in the caches; the answers wait for the others'.
@@ -157,6 +159,39 @@ impl Engine for FusedEngine {
             }
             observe(segment, &answer, &q);
         }
+        Ok(())
+    }
+
+    fn begin(&mut self, starts: &[StartOf], random: bool) -> anyhow::Result<OwnedCarry> {
+        Ok(self.begin_at(starts, random))
+    }
+
+    fn advance(&mut self, inputs: &[u8], carry: &mut OwnedCarry) -> anyhow::Result<Reading> {
+        self.advance_or_read(Some(inputs), carry)
+    }
+
+    fn read(&mut self, carry: &OwnedCarry) -> anyhow::Result<Reading> {
+        self.advance_or_read(None, &mut carry.clone())
+    }
+
+    fn round_as(&mut self, plan: &ModelPlan) -> anyhow::Result<()> {
+        let plans: Vec<_> = plan.modules.iter().flatten().map(|b| &b.mlp).collect();
+        ensure!(plans.len() == self.d.blocks.len(), "the plan has {} blocks, the model {}", plans.len(), self.d.blocks.len());
+        let steps = plans.iter().map(|p| {
+            ensure!(
+                p.sums.len() == self.d.g && p.hidden.len() == self.d.i,
+                "the plan has {} groupings and {} hidden channels, the model {} and {}",
+                p.sums.len(),
+                p.hidden.len(),
+                self.d.g,
+                self.d.i
+            );
+            let sums: Vec<f32> = p.sums.iter().map(|v| v.step as f32).collect();
+            let hidden: Vec<f32> = p.hidden.iter().map(|&h| h as f32).collect();
+            Ok(BlockSteps::new(&self.d, p.input.step as f32, &sums, &hidden))
+        });
+        self.rounding = Some(steps.collect::<anyhow::Result<_>>()?);
+        self.packed = Packed::new(&self.d, &self.weights, self.rounding.as_deref());
         Ok(())
     }
 

@@ -197,27 +197,57 @@ unsafe fn swiglu_body<V: Vector>(pre: &[f32], h: &mut [f32], width: usize) {
 }
 
 kernel! {
-    /// Backward of [`swiglu`]: `pre` becomes its own gradient, `h` goes in as the gradient of h and comes out as h.
-    swiglu_backward = swiglu_backward_body(pre: &mut [f32], h: &mut [f32], width: usize) {
+    /// Rounds every value to a whole number of its column's `steps` (`[width]`), clipped to -128..=127 of them.
+    round_int8 = round_int8_body(x: &mut [f32], steps: &[f32]) {
+        assert!(steps.len().is_multiple_of(LANES) && x.len().is_multiple_of(steps.len()), "round_int8: {} values", x.len());
+    }
+}
+
+#[inline(always)]
+unsafe fn round_int8_body<V: Vector>(x: &mut [f32], steps: &[f32]) {
+    for row in x.chunks_exact_mut(steps.len()) {
+        for (values, steps) in row.chunks_exact_mut(LANES).zip(steps.chunks_exact(LANES)) {
+            let p = values.as_mut_ptr();
+            // SAFETY: both chunks have LANES values.
+            unsafe {
+                let step = V::load(steps.as_ptr());
+                V::load(p).mul(step.recip()).clamp(-128.0, 127.0).round().mul(step).store(p);
+            }
+        }
+    }
+}
+
+kernel! {
+    /// Backward of [`swiglu`]: `pre` becomes its own gradient, `h` goes in as the gradient of h and comes out as h. With `steps` (`[width]`, else
+    /// empty) no gradient passes where h is clipped to -128..=127 of them.
+    swiglu_backward = swiglu_backward_body(pre: &mut [f32], h: &mut [f32], width: usize, steps: &[f32]) {
+        assert!(steps.is_empty() || steps.len() == width, "swiglu_backward: {} steps", steps.len());
         assert!(width.is_multiple_of(LANES) && pre.len() == 2 * h.len(), "swiglu_backward: {} and {} values", pre.len(), h.len());
     }
 }
 
 #[inline(always)]
-unsafe fn swiglu_backward_body<V: Vector>(pre: &mut [f32], h: &mut [f32], width: usize) {
+unsafe fn swiglu_backward_body<V: Vector>(pre: &mut [f32], h: &mut [f32], width: usize, steps: &[f32]) {
     for (pre, h) in pre.chunks_exact_mut(2 * width).zip(h.chunks_exact_mut(width)) {
         let (pa, ph) = (pre.as_mut_ptr(), h.as_mut_ptr());
         for i in (0..width).step_by(LANES) {
-            // SAFETY: i + LANES <= width; `pre` has 2 * width values, `h` has width.
+            // SAFETY: i + LANES <= width; `pre` has 2 * width values, `h` has width, `steps` none or width.
             unsafe {
-                let (a, b, dh) = (V::load(pa.add(i)), V::load(pa.add(width + i)), V::load(ph.add(i)));
+                let (a, b, mut dh) = (V::load(pa.add(i)), V::load(pa.add(width + i)), V::load(ph.add(i)));
                 let s = a.sigmoid();
                 let silu = a.mul(s);
                 // silu' = s + a s (1 - s) = s + silu - silu s
                 let slope = s.add(silu.sub(silu.mul(s)));
+                let out = silu.mul(b);
+                if !steps.is_empty() {
+                    // 0 inside the range; beyond it anything from a thousandth of a step on counts in full.
+                    let units = out.mul(V::load(steps.as_ptr().add(i)).recip());
+                    let beyond = units.sub(units.clamp(-128.5, 127.5)).mul(V::splat(1e3));
+                    dh = dh.mul(V::splat(1.0).sub(beyond.mul(beyond).clamp(0.0, 1.0)));
+                }
                 dh.mul(b).mul(slope).store(pa.add(i));
                 dh.mul(silu).store(pa.add(width + i));
-                silu.mul(b).store(ph.add(i));
+                out.store(ph.add(i));
             }
         }
     }
