@@ -9,7 +9,7 @@
 
 use bytemuck::{cast_slice, cast_slice_mut};
 
-use crate::format::{GatedMlp, ModelView};
+use crate::format::GatedMlp;
 use crate::kernels::{Bases, Columns};
 use crate::layers::{Groups, Packed, Scratch, requant, scale_down};
 
@@ -28,22 +28,21 @@ pub(crate) struct Caching {
 
 impl Caching {
     /// Decides for `slots` slots and tiles of `tile` rows; fills `colours` (`[G, S]`). `last` is scratch of as many elements.
-    pub(crate) fn new(view: &ModelView<'_>, groups: &Groups, slots: usize, tile: usize, colours: &mut [u16], last: &mut [u16]) -> Self {
-        let c = view.config();
-        let (tokens, fields) = (usize::from(c.tokens), usize::from(c.fields));
+    pub(crate) fn new(groups: &Groups<'_>, slots: usize, tile: usize, colours: &mut [u16], last: &mut [u16]) -> Self {
+        let (tokens, fields) = (groups.ids[0].len(), groups.fields);
         let mut counts = [0usize; 8];
         for (g, (colours, count)) in colours.chunks_exact_mut(tokens).zip(&mut counts).take(groups.count).enumerate() {
-            *count = colour(view.groups(g), colours, last);
+            *count = colour(groups.ids[g], colours, last);
         }
         let counts = &mut counts[..groups.count];
         let wide = fields.min(tile);
-        let total = |counts: &[usize], fields| -> usize { counts.iter().enumerate().map(|(g, n)| n * slots_wide(view, g, fields)).sum() };
-        let full = fields <= tile && groups.starts[groups.count] <= slots;
+        let total = |counts: &[usize], fields| -> usize { counts.iter().enumerate().map(|(g, n)| n * groups.rows_of(g, fields)).sum() };
+        let full = fields <= tile && groups.rows() <= slots;
         let fields = (1..=wide).rev().find(|&f| total(counts, f) <= slots).unwrap_or(1);
         if full {
             for (g, colours) in colours.chunks_exact_mut(tokens).take(groups.count).enumerate() {
-                colours.copy_from_slice(view.groups(g));
-                counts[g] = (groups.starts[g + 1] - groups.starts[g]) / slots_wide(view, g, fields);
+                colours.copy_from_slice(groups.ids[g]);
+                counts[g] = (groups.starts[g + 1] - groups.starts[g]) / groups.rows_of(g, fields);
             }
         } else {
             // Too little even for one field: groups that are alive together share a colour, which costs products.
@@ -60,29 +59,28 @@ impl Caching {
         let mut caching = Self { fields, full, ..Self::default() };
         for (g, &count) in counts.iter().enumerate() {
             caching.colour_starts[g + 1] = caching.colour_starts[g] + count;
-            caching.slot_starts[g + 1] = caching.slot_starts[g] + count * slots_wide(view, g, fields);
+            caching.slot_starts[g + 1] = caching.slot_starts[g] + count * groups.rows_of(g, fields);
         }
         caching
     }
 
     /// Group rows that are multiplied in one call of a block.
-    pub(crate) fn products(&self, view: &ModelView<'_>, groups: &Groups, colours: &[u16], tags: &mut [u16]) -> usize {
-        let c = view.config();
-        let (tokens, fields) = (usize::from(c.tokens), usize::from(c.fields));
+    pub(crate) fn products(&self, groups: &Groups<'_>, colours: &[u16], tags: &mut [u16]) -> usize {
+        let (tokens, fields) = (groups.ids[0].len(), groups.fields);
         if self.full {
-            return groups.starts[groups.count];
+            return groups.rows();
         }
         let mut products = 0;
         tags.fill(0);
         for first in (0..fields).step_by(self.fields) {
             let n = self.fields.min(fields - first);
-            self.forget(view, groups, tags);
+            self.forget(groups, tags);
             for t in 0..tokens {
                 for g in 0..groups.count {
-                    let (tag, wanted) = self.tag(view, colours, tags, g, t);
+                    let (tag, wanted) = self.tag(groups, colours, tags, g, t);
                     if *tag != wanted {
                         *tag = wanted;
-                        products += slots_wide(view, g, n);
+                        products += groups.rows_of(g, n);
                     }
                 }
             }
@@ -91,23 +89,18 @@ impl Caching {
     }
 
     /// Other fields have other sums, unless they are merged.
-    fn forget(&self, view: &ModelView<'_>, groups: &Groups, tags: &mut [u16]) {
-        for g in (0..groups.count).filter(|&g| !view.merges_fields(g)) {
+    fn forget(&self, groups: &Groups<'_>, tags: &mut [u16]) {
+        for g in (0..groups.count).filter(|&g| !groups.merged[g]) {
             tags[self.colour_starts[g]..self.colour_starts[g + 1]].fill(0);
         }
     }
 
     /// What the colour of token `t` in grouping `g` holds (0: nothing, else group id + 1), and what the token wants it to hold.
-    fn tag<'t>(&self, view: &ModelView<'_>, colours: &[u16], tags: &'t mut [u16], g: usize, t: usize) -> (&'t mut u16, u16) {
-        let ids = view.groups(g);
+    fn tag<'t>(&self, groups: &Groups<'_>, colours: &[u16], tags: &'t mut [u16], g: usize, t: usize) -> (&'t mut u16, u16) {
+        let ids = groups.ids[g];
         let colour = usize::from(colours[g * ids.len() + t]);
         (&mut tags[self.colour_starts[g] + colour], ids[t] + 1)
     }
-}
-
-/// Slots of one group of grouping `g` while `fields` fields are worked on.
-fn slots_wide(view: &ModelView<'_>, g: usize, fields: usize) -> usize {
-    if view.merges_fields(g) { 1 } else { fields }
 }
 
 /// Gives each token the colour of its group: the lowest one free when the group first appears; it is free again after the group's last
@@ -180,16 +173,10 @@ impl<'m> Matrices<'m> {
 }
 
 /// Gated MLP on the rows of `x`, with group sums if `groups` is given.
-pub(crate) fn gated_mlp<'m>(
-    mlp: &GatedMlp<'m>,
-    x: &mut Rows<'_>,
-    groups: Option<(&ModelView<'m>, &Groups)>,
-    s: &mut Scratch<'_>,
-    p: &mut Packed<'m>,
-) {
+pub(crate) fn gated_mlp<'m>(mlp: &GatedMlp<'m>, x: &mut Rows<'_>, groups: Option<&Groups<'_>>, s: &mut Scratch<'_>, p: &mut Packed<'m>) {
     let (rows, width) = (x.len(), x.width);
-    let matrices = Matrices::new(mlp, width, groups.map_or(0, |(_, g)| g.count), p);
-    let Some((view, groups)) = groups else {
+    let matrices = Matrices::new(mlp, width, groups.map_or(0, |g| g.count), p);
+    let Some(groups) = groups else {
         let mut first = 0;
         while first < rows {
             let n = s.tile.min(x.in_one_piece(first));
@@ -200,18 +187,18 @@ pub(crate) fn gated_mlp<'m>(
         }
         return;
     };
-    take_sums(mlp, x, view, groups, s, p);
-    let views = (groups.starts[groups.count] * width).div_ceil(8);
+    take_sums(mlp, x, groups, s, p);
+    let views = (groups.rows() * width).div_ceil(8);
     // Taken out for the calls below, which use the other regions.
     let mixing = core::mem::take(&mut s.mixing);
     let (views, table) = mixing.split_at_mut(views);
-    mix(mlp, &matrices, x, (view, groups), (cast_slice(views), cast_slice_mut(table)), s, p);
+    mix(mlp, &matrices, x, groups, (cast_slice(views), cast_slice_mut(table)), s, p);
     s.mixing = mixing;
 }
 
 /// Sums of all groups, then their views over them.
-fn take_sums<'m>(mlp: &GatedMlp<'m>, x: &mut Rows<'_>, view: &ModelView<'m>, groups: &Groups, s: &mut Scratch<'_>, p: &Packed<'m>) {
-    let (rows, width, count, fields) = (x.len(), x.width, groups.count, usize::from(view.config().fields));
+fn take_sums(mlp: &GatedMlp<'_>, x: &mut Rows<'_>, groups: &Groups<'_>, s: &mut Scratch<'_>, p: &Packed<'_>) {
+    let (rows, width, count, fields) = (x.len(), x.width, groups.count, groups.fields);
     let group_rows = groups.starts[count];
     let sums: &mut [i16] = &mut cast_slice_mut(&mut *s.mixing)[..group_rows * width];
     sums.fill(0);
@@ -220,7 +207,7 @@ fn take_sums<'m>(mlp: &GatedMlp<'m>, x: &mut Rows<'_>, view: &ModelView<'m>, gro
         let n = s.tile.min(x.in_one_piece(first));
         for entry in s.index.chunks_exact_mut(count).take(n) {
             for (g, e) in entry.iter_mut().enumerate() {
-                *e = groups.row(view, g, token, field) as u16;
+                *e = groups.row(g, token, field) as u16;
             }
             field += 1;
             if field == fields {
@@ -253,13 +240,13 @@ fn mix<'m>(
     mlp: &GatedMlp<'m>,
     matrices: &Matrices<'m>,
     x: &mut Rows<'_>,
-    (view, groups): (&ModelView<'m>, &Groups),
+    groups: &Groups<'_>,
     (views, table): (&[i8], &mut [i32]),
     s: &mut Scratch<'_>,
     p: &Packed<'m>,
 ) {
     let (width, wide, caching) = (x.width, mlp.up.n, s.caching);
-    let (tokens, fields) = (x.len() / usize::from(view.config().fields), usize::from(view.config().fields));
+    let (tokens, fields) = (x.len() / groups.fields, groups.fields);
     s.tags.fill(0);
     if caching.full {
         for g in 0..groups.count {
@@ -269,7 +256,7 @@ fn mix<'m>(
         // Every colour is one group's own.
         for g in 0..groups.count {
             for t in 0..tokens {
-                let (tag, wanted) = caching.tag(view, s.colours, s.tags, g, t);
+                let (tag, wanted) = caching.tag(groups, s.colours, s.tags, g, t);
                 *tag = wanted;
             }
         }
@@ -277,21 +264,21 @@ fn mix<'m>(
     for field in (0..fields).step_by(caching.fields) {
         let n = caching.fields.min(fields - field);
         if !caching.full {
-            caching.forget(view, groups, s.tags);
+            caching.forget(groups, s.tags);
         }
         let mut token = 0;
         while token < tokens {
             let most = (s.tile / n).min(x.in_one_piece(token * fields) / fields).min(tokens - token);
-            let count = (1..most).find(|&i| collides(view, groups, s.colours, token, token + i)).unwrap_or(most);
+            let count = (1..most).find(|&i| collides(groups, s.colours, token, token + i)).unwrap_or(most);
             for (i, t) in (token..token + count).enumerate() {
                 for g in 0..groups.count {
-                    let slots = slots_wide(view, g, n);
+                    let slots = groups.rows_of(g, n);
                     let colour = usize::from(s.colours[g * tokens + t]);
-                    let slot = caching.slot_starts[g] + colour * slots_wide(view, g, caching.fields);
-                    let (tag, wanted) = caching.tag(view, s.colours, s.tags, g, t);
+                    let slot = caching.slot_starts[g] + colour * groups.rows_of(g, caching.fields);
+                    let (tag, wanted) = caching.tag(groups, s.colours, s.tags, g, t);
                     if *tag != wanted {
                         *tag = wanted;
-                        let from = groups.row(view, g, t, field) * width;
+                        let from = groups.row(g, t, field) * width;
                         let products = &mut table[slot * wide..(slot + slots) * wide];
                         p.kernel.accumulate(&views[from..from + slots * width], &matrices.group[g], products);
                     }
@@ -318,9 +305,9 @@ fn mix<'m>(
 }
 
 /// Whether token `t` wants a colour for another group than one of the tokens `first..t` of the same tile.
-fn collides(view: &ModelView<'_>, groups: &Groups, colours: &[u16], first: usize, t: usize) -> bool {
+fn collides(groups: &Groups<'_>, colours: &[u16], first: usize, t: usize) -> bool {
     (0..groups.count).any(|g| {
-        let ids = view.groups(g);
+        let ids = groups.ids[g];
         let colours = &colours[g * ids.len()..];
         (first..t).any(|u| colours[u] == colours[t] && ids[u] != ids[t])
     })

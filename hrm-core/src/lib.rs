@@ -24,5 +24,5 @@ pub use format::{FormatError, ModelView};
 pub use iterate::{Halt, Iteration, Policy, Segment};
 pub use kernels::Kernel;
 pub use memory::{MemoryError, Plan, Schedule, required_bytes};
-pub use network::{InputError, Network, Residual, Run};
+pub use network::{InputError, Network, Place, Residual, Run};
 pub use solve::{Outcome, Select, Solver};

@@ -11,6 +11,7 @@
 //! | [`parallel`] | [`Model::solve_all`]: a stream of puzzles on several threads, results in input order |
 //! | [`builtin`] | the models that were embedded when the program was built |
 //! | [`service`], [`protocol`] | a device that solves: requests and events over any transport, one segment a call; `no_std`, no allocation |
+//! | [`client`] | the host's side: a device behind a serial port or a TCP connection |
 //! | `tract` | feature `tract`: segments run by tract from an exported ONNX file, in the same solving loop |
 //! | [`hrm_core`] | the network, its file format, tasks with verifiers; what firmware links beside the service |
 //!
@@ -38,6 +39,8 @@
 
 #[cfg(feature = "std")]
 pub mod builtin;
+#[cfg(feature = "std")]
+pub mod client;
 #[cfg(feature = "std")]
 pub mod engine;
 mod fmt;

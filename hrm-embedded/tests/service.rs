@@ -46,9 +46,11 @@ fn info_names_model_and_memory() {
     let Event::Info(info) = one(&said) else { panic!("{said:?}") };
     let network = device::network();
     let view = network.view();
+    let mut arena = vec![0; network.required_bytes(Plan::DEVICE) / 8];
+    let macs = hrm_core::Run::new(network, &mut arena, Plan::DEVICE).unwrap().segment_macs();
     assert_eq!((info.protocol, info.versions, info.firmware, info.model), (1, Versions::OURS, BOARD.firmware, view.header().name()));
     assert_eq!((info.crc, info.task, info.tokens, info.vocab), (view.crc(), Task::Sudoku(4), 16, 6));
-    assert_eq!((info.model_bytes as usize, info.macs), (view.bytes().len(), view.segment_macs(hrm_core::Schedule::Lean)));
+    assert_eq!((info.model_bytes as usize, info.macs), (view.bytes().len(), macs));
     assert_eq!((info.arena_bytes as usize, info.solver_bytes), (network.required_bytes(Plan::DEVICE), 112));
     assert_eq!((info.flash_bytes, info.ram_bytes, usize::from(info.frame_bytes)), (1000, 2000, FRAME));
     assert_eq!((info.self_test, info.busy, info.frames, info.kernel), (view.self_test().is_some(), false, (1, 0, 0), "reference"));
@@ -215,7 +217,7 @@ fn cancel_at_every_segment() {
     });
     let all = whole.len() as u32 - 1;
     assert!(all > 3);
-    for at in 1..=all + 1 {
+    for at in 1..=all + 2 {
         let mut memory = Memory::new(Plan::DEVICE);
         let mut service = memory.service(Plan::DEVICE);
         let (mut out, mut segments) = (Vec::new(), 0);
@@ -235,10 +237,10 @@ fn cancel_at_every_segment() {
         service.step(0, &mut write);
         let said = decode(&out);
         let cancelled = said.iter().find(|s| s.header.tag == 2).unwrap().event();
-        let last = said.iter().filter(|s| s.header.tag == 1).next_back().unwrap().event();
+        let last = said.iter().rfind(|s| s.header.tag == 1).unwrap().event();
         assert_eq!(said.last().unwrap().event(), Event::Pong(Ping { value: 8 }));
         let Event::Declined(d) = last else { panic!("{at}: {last:?}") };
-        let active = at < all;
+        let active = at <= all;
         let (reason, segments) = if active { (Reason::Cancelled, at) } else { (Reason::Unsolved, all) };
         assert_eq!((cancelled, d.reason, d.segments), (Event::Cancelled(Cancelled { active }), reason, segments));
     }
@@ -250,7 +252,7 @@ fn time_is_a_budget() {
     // One step is one millisecond, the first segment runs in the step that reads the request.
     let solve = Solve { time_ms: 5, guesses: 100, ..puzzle(unsolvable, Report::Outcome) };
     let said = ask(&request(1, &Request::Solve(solve)));
-    assert!(matches!(one(&said), Event::Declined(d) if d.reason == Reason::Time && d.segments == 5 && d.ms == 4), "{said:?}");
+    assert!(matches!(one(&said), Event::Declined(d) if d.reason == Reason::Time && d.segments == 5 && d.ms == 5), "{said:?}");
     let enough = Solve { time_ms: 10_000, ..puzzle(PUZZLE, Report::Outcome) };
     assert!(matches!(one(&ask(&request(1, &Request::Solve(enough)))), Event::Answer(_)));
 }
@@ -286,9 +288,8 @@ fn one_puzzle_at_a_time() {
 #[test]
 fn a_slow_transport_delays_but_never_damages() {
     let stream: Vec<u8> = [request(1, &INFO), request(2, &Request::Solve(puzzle(PUZZLE, Report::Trace))), ping(3, 1), ping(4, 2)].concat();
-    let mut memory = Memory::new(Plan::DEVICE);
-    let fast = decode(&exchange(&mut memory.service(Plan::DEVICE), &mut 0, &stream));
-    for (per_step, every) in [(1, 1), (3, 2), (7, 5), (64, 50)] {
+    let mut fast: Vec<Said> = Vec::new();
+    for (per_step, every) in [(usize::MAX, 1), (1, 1), (3, 2), (7, 5), (64, 50)] {
         let mut memory = Memory::new(Plan::DEVICE);
         let mut service = memory.service(Plan::DEVICE);
         let (mut rest, mut out, mut steps) = (&stream[..], Vec::new(), 0u64);
@@ -309,12 +310,14 @@ fn a_slow_transport_delays_but_never_damages() {
             assert!(steps < 1_000_000);
         }
         let mut said = decode(&out);
-        let key = |s: &Said| (s.header.tag, s.header.kind);
-        assert_eq!(said.len(), fast.len());
-        said.sort_by_key(key);
-        let mut fast = fast.clone();
-        fast.sort_by_key(key);
-        assert_eq!(said, fast, "{per_step} bytes in every {every} steps");
+        // Answers overtake segments when the network waits, but nothing is lost or changed.
+        said.sort_by_key(|s| (s.header.tag, s.header.kind));
+        if fast.is_empty() {
+            assert!(said.len() > 4, "{said:?}");
+            fast = said;
+        } else {
+            assert_eq!(said, fast, "{per_step} bytes in every {every} steps");
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 
@@ -19,66 +20,76 @@ const PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "lld-19"]
 /// A build fails, or no toolchain can be had although this machine should be able to.
 pub fn build() -> Result<Done> {
     for target in TARGETS {
-        let command = if rustup_has(target) {
-            cargo::command()
-        } else if let Some(command) = debian()? {
-            command
-        } else {
-            return Ok(Done::Skipped(format!("no standard library for {target}: `rustup target add {target}` is not possible here")));
-        };
         for package in ["hrm-core", "hrm-embedded"] {
-            let mut command = clone(&command);
-            command.args(["build", "--release", "-p", package, "--no-default-features", "--target", target]);
-            if !rustup_has(target) {
-                command.arg("-Zbuild-std=core,alloc").arg("--target-dir").arg(cargo::root().join("target/bare"));
-            }
+            let Some(mut command) = cargo_for(target, &["build", "--release", "-p", package, "--no-default-features"])? else {
+                return Ok(Done::Skipped(format!("no standard library for {target}: `rustup target add {target}` is not possible here")));
+            };
             must(&mut command)?;
         }
     }
     Ok(Done::Passed)
 }
 
-fn clone(command: &Command) -> Command {
-    let mut copy = Command::new(command.get_program());
-    copy.args(command.get_args());
-    for (key, value) in command.get_envs() {
-        match value {
-            Some(value) => copy.env(key, value),
-            None => copy.env_remove(key),
-        };
-    }
-    copy.current_dir(cargo::root());
-    copy
-}
-
-fn rustup_has(target: &str) -> bool {
-    let quiet = |command: &mut Command| command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success());
-    let installed = || {
-        let output = cargo::plain("rustc").args(["--print", "sysroot"]).output().ok()?;
-        let root = String::from_utf8(output.stdout).ok()?;
-        Path::new(root.trim()).join("lib/rustlib").join(target).join("lib").is_dir().then_some(())
+/// `cargo ARGS` for `target` in the workspace's root, from a toolchain that has or builds its standard library; `None` if there is none
+/// to be had. Build products go to [`target_dir`].
+///
+/// # Errors
+/// The installation of a toolchain fails.
+pub fn cargo_for(target: &str, args: &[&str]) -> Result<Option<Command>> {
+    let (mut command, build_std) = if rustup_has(target) {
+        (cargo::plain("cargo"), false)
+    } else if debian()? {
+        (debian_cargo(target), true)
+    } else {
+        return Ok(None);
     };
-    installed().is_some() || (quiet(cargo::plain("rustup").args(["target", "add", target])) && installed().is_some())
+    command.current_dir(cargo::root()).args(args).args(["--target", target]);
+    if build_std {
+        command.arg("-Zbuild-std=core,alloc");
+    }
+    command.arg("--target-dir").arg(target_dir());
+    Ok(Some(command))
 }
 
-/// `cargo` of Debian's toolchain, installed if this user may install packages.
-fn debian() -> Result<Option<Command>> {
-    let have = || Path::new("/usr/bin/rustc").exists() && Path::new("/usr/src").read_dir().is_ok_and(|mut d| d.any(is_rust_source));
-    if !have() {
-        let root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout.starts_with(b"0\n"));
-        if !root || !Path::new("/usr/bin/apt-get").exists() {
-            return Ok(None);
-        }
-        must(Command::new("apt-get").args(["update", "-q"]))?;
-        must(Command::new("apt-get").args(["install", "-y", "-q", "--no-install-recommends"]).args(PACKAGES))
-            .context("Debian's Rust for bare metal")?;
+/// Where all bare metal builds go: one folder, so that a standard library is built once a target and set of flags.
+#[must_use]
+pub fn target_dir() -> std::path::PathBuf {
+    cargo::root().join("target/bare")
+}
+
+/// Whether rustup's toolchain has the target, or can get it.
+fn rustup_has(target: &str) -> bool {
+    let root = cargo::plain("rustc").args(["--print", "sysroot"]).output().ok().and_then(|o| String::from_utf8(o.stdout).ok());
+    let installed = || root.as_ref().is_some_and(|r| Path::new(r.trim()).join("lib/rustlib").join(target).join("lib").is_dir());
+    let add = |target: &str| {
+        let mut command = cargo::plain("rustup");
+        command.args(["target", "add", target]).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|s| s.success())
+    };
+    // Where one target cannot be downloaded, the others cannot either.
+    static OFFLINE: OnceLock<bool> = OnceLock::new();
+    installed() || (!*OFFLINE.get_or_init(|| !add(target)) && add(target) && installed())
+}
+
+/// Whether Debian's toolchain is there; it is installed if this user may install packages.
+fn debian() -> Result<bool> {
+    if Path::new("/usr/bin/rustc").exists() && Path::new("/usr/src").read_dir().is_ok_and(|mut d| d.any(is_rust_source)) {
+        return Ok(true);
     }
+    if !cargo::may_install_packages() {
+        return Ok(false);
+    }
+    must(Command::new("apt-get").args(["update", "-q"]))?;
+    must(Command::new("apt-get").args(["install", "-y", "-q", "--no-install-recommends"]).args(PACKAGES))
+        .context("Debian's Rust for bare metal")?;
+    Ok(true)
+}
+
+fn debian_cargo(target: &str) -> Command {
     let mut command = Command::new("/usr/bin/cargo");
     command.env("RUSTC_BOOTSTRAP", "1").env("RUSTC", "/usr/bin/rustc").env_remove("RUSTUP_TOOLCHAIN");
-    for target in TARGETS {
-        command.env(format!("CARGO_TARGET_{}_LINKER", target.replace('-', "_").to_uppercase()), "ld.lld-19");
-    }
-    Ok(Some(command))
+    command.env(format!("CARGO_TARGET_{}_LINKER", target.replace(['-', '.'], "_").to_uppercase()), "ld.lld-19");
+    command
 }
 
 fn is_rust_source(entry: std::io::Result<std::fs::DirEntry>) -> bool {

@@ -32,6 +32,13 @@ pub fn plain(program: &str) -> Command {
     command
 }
 
+/// Whether this is a Debian-like machine and this user may install its packages.
+#[must_use]
+pub fn may_install_packages() -> bool {
+    let root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout.starts_with(b"0\n"));
+    root && Path::new("/usr/bin/apt-get").exists()
+}
+
 /// `cargo` that builds and runs programs with libtorch: fetches it where it is missing.
 ///
 /// # Errors

@@ -3,9 +3,12 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod bare;
+mod budgets;
 mod cargo;
 mod libtorch;
 mod line;
+mod qemu;
+mod size;
 mod test;
 
 #[derive(Parser)]
@@ -19,6 +22,14 @@ struct Cli {
 enum Task {
     /// Put the libtorch that `hrm-train --features tch` links into target/libtorch (from the Python wheel, CPU only, about 550 MB to download).
     Libtorch,
+    /// Run the firmware of every emulated board and compare its states with the host's; installs QEMU where it is missing.
+    Qemu(qemu::Options),
+    /// Print flash and RAM of the images of all emulated boards and compare them with their budgets.
+    Size {
+        /// Write the budgets instead.
+        #[arg(long)]
+        bless: bool,
+    },
     /// Run all tests, or the steps whose name contains FILTER; installs what they need and prints what it skipped and why.
     Test {
         /// Part of a step's name, such as `parity`.
@@ -35,6 +46,8 @@ enum Task {
 fn main() -> Result<()> {
     match Cli::parse().task {
         Task::Libtorch => libtorch::ensure().map(|dir| println!("libtorch {} in {}", libtorch::VERSION, dir.display())),
+        Task::Qemu(options) => qemu::run(&options).map(|done| done.report()),
+        Task::Size { bless } => size::run(bless),
         Task::Test { filter } => test::run(filter.as_deref()),
         Task::Train { args } => cargo::train(&args),
     }

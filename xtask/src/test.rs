@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{bare, cargo, line};
+use crate::{bare, cargo, line, qemu};
 
 /// What became of a step that did not fail.
 pub enum Done {
@@ -20,6 +20,15 @@ pub enum Done {
 
 /// Steps that only run when they are named: they take longer than all others together.
 const ON_REQUEST: [&str; 1] = ["tract"];
+
+impl Done {
+    /// Says so if it was skipped.
+    pub fn report(&self) {
+        if let Self::Skipped(why) = self {
+            println!("skipped: {why}");
+        }
+    }
+}
 
 struct Step {
     name: &'static str,
@@ -59,6 +68,12 @@ const STEPS: &[Step] = &[
     Step { name: "lint", about: "clippy without warnings", run: lint },
     Step { name: "docs", about: "rustdoc without warnings", run: docs },
     Step { name: "bare", about: "hrm-core on bare metal targets", run: bare::build },
+    Step { name: "qemu", about: "firmware of every emulated board against the host", run: || qemu::run(&qemu::Options::default()) },
+    Step {
+        name: "kernels-foreign",
+        about: "kernels of other processors, emulated, against the scalar law",
+        run: || qemu::kernels::run(false, true),
+    },
     Step { name: "miri", about: "parser and scalar path under Miri", run: miri },
 ];
 

@@ -147,6 +147,16 @@ impl<'a> ModelView<'a> {
         Ok(view)
     }
 
+    /// Reads the file at the start of a larger `region`, such as the part of flash that is kept for a model.
+    ///
+    /// # Errors
+    /// As [`ModelView::new_checked`], for the length that the file announces.
+    pub fn in_region(region: &'a [u8]) -> Result<Self, FormatError> {
+        let length = region.get(12..16).and_then(|b| b.first_chunk()).map_or(0, |&b| u32::from_le_bytes(b) as usize);
+        // A length that cannot be is left to the checks of the whole.
+        Self::new_checked(region.get(..length).filter(|f| f.len() >= HEADER_LEN).unwrap_or(region))
+    }
+
     /// The architecture.
     #[must_use]
     pub const fn config(&self) -> &Config {
@@ -187,7 +197,9 @@ impl<'a> ModelView<'a> {
         let mut last_optional = 0u8;
         for index in 0..count {
             let at = HEADER_LEN + index * ENTRY_LEN;
-            let entry = &self.bytes[at..at + ENTRY_LEN];
+            let Some(entry) = self.bytes.get(at..).and_then(|rest| rest.first_chunk::<ENTRY_LEN>()) else {
+                return Err(FormatError::Truncated { found: self.bytes.len(), needed: start });
+            };
             let word = |i: usize| u32::from_le_bytes([entry[i], entry[i + 1], entry[i + 2], entry[i + 3]]);
             let expected = match wanted.next() {
                 Some(e) => e,
@@ -245,6 +257,11 @@ impl<'a> ModelView<'a> {
         bytemuck::try_cast_slice(self.payload(index).0).unwrap_or(&[])
     }
 
+    /// The first elements of a tensor that has at least so many: the table has been checked.
+    fn leading<T: bytemuck::AnyBitPattern, const N: usize>(&self, index: usize) -> [T; N] {
+        self.typed(index).first_chunk().copied().unwrap_or([T::zeroed(); N])
+    }
+
     fn global(&self, kind: Kind) -> usize {
         layout::expected(&self.header.config, self.header.q_outputs()).position(|e| e.kind == kind).unwrap_or(usize::MAX / ENTRY_LEN / 2)
     }
@@ -264,17 +281,22 @@ impl<'a> ModelView<'a> {
     /// Start vectors of z_H and z_L, `[C]` each; empty with random starts.
     #[must_use]
     pub fn init(&self) -> (&'a [i16], &'a [i16]) {
-        match self.header.config.start {
-            Start::Fixed => self.typed(self.global(Kind::Init)).split_at(usize::from(self.header.config.channels)),
-            Start::Random => (&[], &[]),
-        }
+        let both = match self.header.config.start {
+            Start::Fixed => self.typed(self.global(Kind::Init)).split_at_checked(usize::from(self.header.config.channels)),
+            Start::Random => None,
+        };
+        both.unwrap_or((&[], &[]))
     }
 
     /// Group ids of grouping `g`, `[S]`.
     #[must_use]
     pub fn groups(&self, g: usize) -> &'a [u16] {
         let s = usize::from(self.header.config.tokens);
-        if g < usize::from(self.header.config.groupings) { &self.typed(self.global(Kind::Groups))[g * s..(g + 1) * s] } else { &[] }
+        if g < usize::from(self.header.config.groupings) {
+            self.typed(self.global(Kind::Groups)).get(g * s..(g + 1) * s).unwrap_or(&[])
+        } else {
+            &[]
+        }
     }
 
     /// Whether grouping `g` merges the fields of a token.
@@ -298,7 +320,8 @@ impl<'a> ModelView<'a> {
     #[must_use]
     pub fn heads(&self) -> Heads<'a> {
         let at = self.global(Kind::HeadWeight);
-        let (global, scales): (&[i32], &[f32]) = (self.typed(at + 4), self.typed(at + 5));
+        let global: [i32; 4] = self.leading(at + 4);
+        let scales: [f32; 2] = self.leading(at + 5);
         Heads {
             m_head: global[0] as i16,
             weights: self.typed(at),
@@ -318,7 +341,7 @@ impl<'a> ModelView<'a> {
     }
 
     fn gated(&self, first: usize) -> GatedMlp<'a> {
-        let p: &[i32] = self.typed(first);
+        let p: [i32; params::LEN] = self.leading(first);
         let mut m_group = [0; 8];
         for (m, &v) in m_group.iter_mut().zip(&p[params::M_GROUP..]) {
             *m = v as i16;
@@ -346,7 +369,7 @@ impl<'a> ModelView<'a> {
         let c = &self.header.config;
         let at = self.block_index(module.min(c.modules() - 1), layer.min(c.layers(module) - 1));
         if c.has_attention() {
-            let p: &[i32] = self.typed(at);
+            let p: [i32; params::LEN] = self.leading(at);
             let m = |i: usize| p[i] as i16;
             let attention = Attention {
                 m_in: m(params::M_IN),
@@ -375,15 +398,18 @@ impl<'a> ModelView<'a> {
     #[must_use]
     pub fn self_test(&self) -> Option<SelfTest<'a>> {
         let bytes = self.optional(Kind::SelfTest)?;
-        let (head, tokens) = bytes.split_at_checked(SelfTest::HEAD)?;
-        let word = |at: usize| head[at..at + 8].iter().rev().fold(0u64, |w, &b| w << 8 | u64::from(b));
-        Some(SelfTest { seed: word(0), hash: word(8), segments: u16::from_le_bytes([head[16], head[17]]), tokens })
+        let (&seed, rest) = bytes.split_first_chunk()?;
+        let (&hash, rest) = rest.split_first_chunk()?;
+        let (&segments, rest) = rest.split_first_chunk()?;
+        let (_, tokens) = rest.split_first_chunk::<2>()?;
+        let (seed, hash, segments) = (u64::from_le_bytes(seed), u64::from_le_bytes(hash), u16::from_le_bytes(segments));
+        Some(SelfTest { seed, segments, hash, tokens })
     }
 
     fn optional(&self, kind: Kind) -> Option<&'a [u8]> {
         let required = layout::expected(&self.header.config, self.header.q_outputs()).count();
         (required..usize::from(self.header.tensors))
-            .find(|i| self.bytes[HEADER_LEN + i * ENTRY_LEN] == kind as u8)
+            .find(|i| self.bytes.get(HEADER_LEN + i * ENTRY_LEN) == Some(&(kind as u8)))
             .map(|i| self.payload(i).0)
     }
 }

@@ -12,8 +12,8 @@ pub(super) fn check(view: &ModelView<'_>) -> Result<(), FormatError> {
     weights(view, view.global(Kind::QWeight), "q weight")?;
     let heads = view.heads();
     let limit = 1 << 31;
-    for (n, &bias) in heads.bias.iter().enumerate() {
-        let row = &heads.weights[n * usize::from(c.channels)..(n + 1) * usize::from(c.channels)];
+    let rows = heads.weights.chunks_exact(usize::from(c.channels).max(1));
+    for (n, (row, &bias)) in rows.zip(heads.bias).enumerate() {
         bound("head", n, row, bias, limit)?;
     }
     for g in 0..usize::from(c.groupings) {
@@ -84,7 +84,7 @@ impl ModelView<'_> {
 
 fn is_weight(view: &ModelView<'_>, index: usize) -> bool {
     // The dtype byte of the entry: the only i8 tensors of a block are weights.
-    view.bytes()[layout::HEADER_LEN + index * layout::ENTRY_LEN + 3] == super::DType::I8 as u8
+    view.bytes().get(layout::HEADER_LEN + index * layout::ENTRY_LEN + 3) == Some(&(super::DType::I8 as u8))
 }
 
 fn weights(view: &ModelView<'_>, index: usize, tensor: &'static str) -> Result<(), FormatError> {
@@ -97,7 +97,7 @@ fn weights(view: &ModelView<'_>, index: usize, tensor: &'static str) -> Result<(
 
 fn range(view: &ModelView<'_>, index: usize, tensor: &'static str, position: usize, min: i64, max: i64) -> Result<(), FormatError> {
     let values: &[i32] = view.typed(index);
-    let found = i64::from(values[position]);
+    let found = values.get(position).map_or(i64::MIN, |&v| i64::from(v));
     if (min..=max).contains(&found) {
         Ok(())
     } else {
@@ -118,10 +118,11 @@ fn bound(tensor: &'static str, channel: usize, row: &[i8], bias: i32, allowed: u
 }
 
 fn matrix(tensor: &'static str, m: &Matrix<'_>) -> Result<(), FormatError> {
-    for n in 0..m.n {
-        bound(tensor, n, &m.weights[n * m.k..(n + 1) * m.k], m.bias[n], 1 << (31 - m.shift))?;
-        if m.mult[n] < 0 {
-            return Err(FormatError::Value { tensor, offset: 0, found: i64::from(m.mult[n]), min: 0, max: i64::from(i32::MAX) });
+    let channels = m.weights.chunks_exact(m.k.max(1)).zip(m.bias).zip(m.mult);
+    for (n, ((row, &bias), &mult)) in channels.enumerate() {
+        bound(tensor, n, row, bias, 1 << (31 - m.shift))?;
+        if mult < 0 {
+            return Err(FormatError::Value { tensor, offset: 0, found: i64::from(mult), min: 0, max: i64::from(i32::MAX) });
         }
     }
     Ok(())

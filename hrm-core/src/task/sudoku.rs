@@ -26,9 +26,17 @@ pub const BLANK: u8 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Sudoku {
-    size: u8,
-    box_rows: u8,
-    box_cols: u8,
+    size: Size,
+}
+
+/// An enumeration, so that the compiler knows that no division by a size can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[repr(u8)]
+enum Size {
+    Four = 4,
+    Six = 6,
+    Nine = 9,
 }
 
 /// What the verifier says about an answer. Cells from 0, digits from 1.
@@ -78,9 +86,9 @@ impl Sudoku {
     #[must_use]
     pub const fn new(n: usize) -> Option<Self> {
         match n {
-            4 => Some(Self { size: 4, box_rows: 2, box_cols: 2 }),
-            6 => Some(Self { size: 6, box_rows: 2, box_cols: 3 }),
-            9 => Some(Self { size: 9, box_rows: 3, box_cols: 3 }),
+            4 => Some(Self { size: Size::Four }),
+            6 => Some(Self { size: Size::Six }),
+            9 => Some(Self { size: Size::Nine }),
             _ => None,
         }
     }
@@ -120,13 +128,19 @@ impl Sudoku {
     /// Rows of a box.
     #[must_use]
     pub const fn box_rows(&self) -> usize {
-        self.box_rows as usize
+        match self.size {
+            Size::Four | Size::Six => 2,
+            Size::Nine => 3,
+        }
     }
 
     /// Columns of a box.
     #[must_use]
     pub const fn box_cols(&self) -> usize {
-        self.box_cols as usize
+        match self.size {
+            Size::Four => 2,
+            Size::Six | Size::Nine => 3,
+        }
     }
 
     /// Size of the vocabulary: padding, blank and `n` digits.
@@ -175,9 +189,9 @@ impl Sudoku {
     pub fn parse(&self, text: &str, tokens: &mut [u8]) -> Result<(), PuzzleError> {
         let cells = self.cells();
         let (expected_length, expected) = match self.size {
-            4 => ("16 (4x4)", "a digit 1 to 4, or `.` or `0` for a blank"),
-            6 => ("36 (6x6)", "a digit 1 to 6, or `.` or `0` for a blank"),
-            _ => ("81 (9x9)", "a digit 1 to 9, or `.` or `0` for a blank"),
+            Size::Four => ("16 (4x4)", "a digit 1 to 4, or `.` or `0` for a blank"),
+            Size::Six => ("36 (6x6)", "a digit 1 to 6, or `.` or `0` for a blank"),
+            Size::Nine => ("81 (9x9)", "a digit 1 to 9, or `.` or `0` for a blank"),
         };
         if tokens.len() < cells {
             return Err(PuzzleError::Buffer { found: tokens.len(), expected: cells });
@@ -186,7 +200,7 @@ impl Sudoku {
         for (i, (c, token)) in text.chars().zip(tokens.iter_mut()).take(cells).enumerate() {
             *token = match c {
                 '.' | '0' => BLANK,
-                '1'..='9' if c as u8 - b'0' <= self.size => c as u8 - b'0' + 1,
+                '1'..='9' if c as u8 - b'0' <= self.size as u8 => c as u8 - b'0' + 1,
                 _ => return Err(PuzzleError::Character { column: i + 1, found: c, expected }),
             };
         }
@@ -218,20 +232,21 @@ impl Sudoku {
     /// The digit (from 1) of a token, none if it is a blank, padding or outside the vocabulary.
     #[must_use]
     pub const fn digit(&self, token: u8) -> Option<u8> {
-        if token > BLANK && token <= self.size + 1 { Some(token - 1) } else { None }
+        if token > BLANK && token <= self.size as u8 + 1 { Some(token - 1) } else { None }
     }
 
-    /// Two cells with the same digit in one unit: (unit kind, digit, first, second).
-    fn find_conflict(&self, tokens: &[u8]) -> Option<(usize, u8, u8, u8)> {
-        for k in 0..3 {
+    /// Two cells with the same digit in one unit: (kind of unit, digit, first, second).
+    fn find_conflict(&self, tokens: &[u8]) -> Option<(&'static str, u8, u8, u8)> {
+        for (k, unit) in UNITS.into_iter().enumerate() {
             for g in 0..self.size() {
                 let mut holder = [u8::MAX; MAX_SIZE + 1];
                 for i in 0..self.size() {
                     let cell = self.cell_of(k, g, i);
-                    if let Some(d) = self.digit(tokens[cell]) {
-                        let first = core::mem::replace(&mut holder[usize::from(d)], cell as u8);
+                    let digit = tokens.get(cell).and_then(|&t| self.digit(t));
+                    if let Some((d, holder)) = digit.and_then(|d| Some((d, holder.get_mut(usize::from(d))?))) {
+                        let first = core::mem::replace(holder, cell as u8);
                         if first != u8::MAX {
-                            return Some((k, d, first, cell as u8));
+                            return Some((unit, d, first, cell as u8));
                         }
                     }
                 }
@@ -248,17 +263,17 @@ impl Sudoku {
         if tokens.len() != self.cells() {
             return Err(PuzzleError::Tokens { found: tokens.len(), expected: self.cells() });
         }
-        let max = self.size + 1;
-        if let Some(index) = tokens.iter().position(|&t| t < BLANK || t > max) {
-            return Err(PuzzleError::Token { index, found: tokens[index], min: BLANK, max });
+        let max = self.size as u8 + 1;
+        if let Some((index, &found)) = tokens.iter().enumerate().find(|&(_, &t)| t < BLANK || t > max) {
+            return Err(PuzzleError::Token { index, found, min: BLANK, max });
         }
         match self.find_conflict(tokens) {
             None => Ok(()),
-            Some((k, digit, first, second)) => Err(PuzzleError::Givens {
+            Some((unit, digit, first, second)) => Err(PuzzleError::Givens {
                 digit,
                 first: self.position(usize::from(first)),
                 second: self.position(usize::from(second)),
-                unit: UNITS[k],
+                unit,
             }),
         }
     }

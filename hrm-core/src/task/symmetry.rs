@@ -27,10 +27,12 @@ fn permutation(n: usize, mut index: u32) -> [u8; MAX_SIZE] {
         *p = i as u8;
     }
     for i in 0..n {
-        let left = factorial((n - 1 - i) as u32);
+        let left = factorial((n - 1 - i) as u32).max(1);
         let pick = i + ((index / left) as usize).min(n - 1 - i);
         index %= left;
-        pool[i..=pick].rotate_right(1);
+        if let Some(front) = pool.get_mut(i..=pick) {
+            front.rotate_right(1);
+        }
     }
     pool
 }
@@ -43,14 +45,14 @@ const fn line_count(bands: usize, width: usize) -> u32 {
 /// Arrangement number `index` of `bands * width` lines: which old line stands at each place.
 fn lines(bands: usize, width: usize, mut index: u32) -> [u8; MAX_SIZE] {
     let mut out = [0; MAX_SIZE];
-    let inside = factorial(width as u32);
-    let order = permutation(bands, index % factorial(bands as u32));
-    index /= factorial(bands as u32);
-    for b in 0..bands {
+    let (inside, orders) = (factorial(width as u32).max(1), factorial(bands as u32).max(1));
+    let order = permutation(bands, index % orders);
+    index /= orders;
+    for (band, old) in out.chunks_mut(width.max(1)).zip(order).take(bands) {
         let within = permutation(width, index % inside);
         index /= inside;
-        for i in 0..width {
-            out[b * width + i] = order[b] * width as u8 + within[i];
+        for (line, i) in band.iter_mut().zip(within) {
+            *line = old * width as u8 + i;
         }
     }
     out
@@ -93,16 +95,17 @@ impl Symmetry {
     #[must_use]
     pub fn geometry(sudoku: Sudoku, index: u32) -> Self {
         let (row_count, col_count) = Self::line_counts(sudoku);
-        let index = index % Self::geometries(sudoku);
+        let (row_count, col_count) = (row_count.max(1), col_count.max(1));
+        let index = index % Self::geometries(sudoku).max(1);
         let (n, rows, cols) = (sudoku.size(), sudoku.box_rows(), sudoku.box_cols());
         let row = lines(n / rows, rows, index % row_count);
         let col = lines(n / cols, cols, index / row_count % col_count);
-        let transpose = index / (row_count * col_count) == 1;
+        let transpose = index >= row_count * col_count;
         let mut out = Self::identity(sudoku);
-        for (i, &r) in row[..n].iter().enumerate() {
-            for (j, &c) in col[..n].iter().enumerate() {
+        for (sources, r) in out.source.chunks_mut(n).zip(row).take(n) {
+            for (source, c) in sources.iter_mut().zip(col) {
                 let (r, c) = if transpose { (c, r) } else { (r, c) };
-                out.source[i * n + j] = r * n as u8 + c;
+                *source = r * n as u8 + c;
             }
         }
         out
@@ -143,7 +146,7 @@ impl Symmetry {
         let n = sudoku.size();
         let order = permutation(n, below(random, factorial(n as u32)));
         let mut out = Self::identity(sudoku);
-        for (image, d) in out.token[2..2 + n].iter_mut().zip(order) {
+        for (image, d) in out.token.iter_mut().skip(2).take(n).zip(order) {
             *image = d + 2;
         }
         out
@@ -154,7 +157,7 @@ impl Symmetry {
     pub fn random_geometry(random: &mut impl FnMut() -> u32, sudoku: Sudoku) -> Self {
         let (rows, cols) = Self::line_counts(sudoku);
         let (row, col) = (below(random, rows), below(random, cols));
-        let half = rows * cols;
+        let half = (rows * cols).max(1);
         let transpose = below(random, Self::geometries(sudoku) / half);
         Self::geometry(sudoku, transpose * half + col * rows + row)
     }
@@ -197,7 +200,7 @@ impl Symmetry {
             return Err(PuzzleError::Buffer { found: out.len(), expected });
         }
         for (o, &s) in out.iter_mut().zip(&self.source) {
-            *o = self.token(tokens[usize::from(s)]);
+            *o = tokens.get(usize::from(s)).map_or(BLANK, |&t| self.token(t));
         }
         Ok(())
     }
@@ -206,11 +209,15 @@ impl Symmetry {
     #[must_use]
     pub fn inverse(&self) -> Self {
         let mut out = *self;
-        for (i, &s) in self.source[..self.cells()].iter().enumerate() {
-            out.source[usize::from(s)] = i as u8;
+        for (i, &s) in self.source.iter().enumerate().take(self.cells()) {
+            if let Some(source) = out.source.get_mut(usize::from(s)) {
+                *source = i as u8;
+            }
         }
         for (t, &image) in self.token.iter().enumerate() {
-            out.token[usize::from(image)] = t as u8;
+            if let Some(token) = out.token.get_mut(usize::from(image)) {
+                *token = t as u8;
+            }
         }
         out
     }

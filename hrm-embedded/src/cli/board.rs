@@ -1,7 +1,6 @@
 //! A grid on the screen.
 
 use hrm_core::task::Sudoku;
-use hrm_embedded::Model;
 
 /// How a cell looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,9 +21,9 @@ pub(super) fn conflicts(sudoku: Sudoku, tokens: &[u8]) -> Vec<bool> {
 }
 
 /// A board with marks: `*` changed, `!` conflict; with `colour` also givens bold, changes yellow and conflicts red.
-pub(super) fn marked(model: &Model, tokens: &[u8], marks: &[Mark], colour: bool) -> String {
+pub(super) fn marked(sudoku: Option<Sudoku>, tokens: &[u8], marks: &[Mark], colour: bool) -> String {
     let mark = |i: usize| marks.get(i).copied().unwrap_or_default();
-    match model.sudoku() {
+    match sudoku {
         Some(s) => sudoku_board(s, tokens, |i, digit| {
             let m = mark(i);
             let sign = if m.conflict {

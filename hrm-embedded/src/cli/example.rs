@@ -49,13 +49,13 @@ fn solve(size: usize, puzzle: &str, out: &mut impl Write) -> anyhow::Result<()> 
     let solved = model.solve(&tokens, &model.default_options())?;
     let colour = colours(&io::stdout());
     let given: Vec<Mark> = tokens.iter().map(|&t| Mark { given: sudoku.digit(t).is_some(), ..Mark::default() }).collect();
-    writeln!(out, "A puzzle:\n\n{}\n", board::marked(&model, &tokens, &given, colour))?;
+    writeln!(out, "A puzzle:\n\n{}\n", board::marked(model.sudoku(), &tokens, &given, colour))?;
     let ms = solved.time.as_secs_f64() * 1e3;
     let effort = format!("segments {}, guesses {}, {ms:.1} ms on one core ({})", solved.segments, solved.guesses, model.kernel().name());
     match solved.trusted(&model) {
         Some(answer) => {
-            writeln!(out, "{}\n", board::marked(&model, answer, &given, colour))?;
-            writeln!(out, "Solved and checked against the rules: {effort}.\n{}\n", text(&model, answer))?;
+            writeln!(out, "{}\n", board::marked(model.sudoku(), answer, &given, colour))?;
+            writeln!(out, "Solved and checked against the rules: {effort}.\n{}\n", text(model.sudoku(), answer))?;
         }
         None => writeln!(out, "The model found no valid answer: {effort}.\n")?,
     }

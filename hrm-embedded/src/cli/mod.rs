@@ -3,10 +3,13 @@
 mod backend;
 mod bench;
 mod board;
+mod device;
 mod example;
 mod input;
 mod inspect;
 mod models;
+mod rows;
+mod serve;
 mod solve;
 mod trace;
 
@@ -20,7 +23,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 #[command(
     name = "hrm",
     version,
-    after_help = "Exit status: 0 done; 1 bad input; 2 wrong usage; 3 with `solve --strict` if a puzzle was declined.\n\
+    after_help = "Exit status: 0 done; 1 bad input; 2 wrong usage; 3 with `--strict` if a puzzle was declined.\n\
                   HRM_KERNEL=reference|avx2|avx512vnni forces a kernel (`hrm bench` lists those of this machine)."
 )]
 struct Cli {
@@ -36,6 +39,10 @@ enum Command {
     Trace(trace::Args),
     /// Print what a model file holds, what it costs, and whether it passes its self-test.
     Inspect(inspect::Args),
+    /// Solve on a device: a board on a serial port, or a program behind tcp:HOST:PORT.
+    Device(device::Args),
+    /// Be a device: the service of the firmware on a TCP port of this machine, for `hrm device --port tcp:HOST:PORT`.
+    Serve(serve::Args),
     /// Measure kernels and models on this machine.
     Bench(bench::Args),
 }
@@ -48,6 +55,8 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Solve(args)) => solve::run(&args),
         Some(Command::Trace(args)) => trace::run(&args),
         Some(Command::Inspect(args)) => inspect::run(&args),
+        Some(Command::Device(args)) => device::run(&args),
+        Some(Command::Serve(args)) => serve::run(&args),
         Some(Command::Bench(args)) => bench::run(&args),
         None => example::run(),
     };

@@ -96,10 +96,10 @@ impl Reader {
 }
 
 /// Tokens as text: digits and `.` for a Sudoku, integers for a grid.
-pub(super) fn text(model: &Model, tokens: &[u8]) -> String {
+pub(super) fn text(sudoku: Option<Sudoku>, tokens: &[u8]) -> String {
     let digits = |s: Sudoku| s.format(tokens, &mut [0; 81]).map(str::to_owned).ok();
     let integers = || tokens.iter().map(u8::to_string).collect::<Vec<_>>().join(" ");
-    model.sudoku().and_then(digits).unwrap_or_else(integers)
+    sudoku.and_then(digits).unwrap_or_else(integers)
 }
 
 /// The task's name.

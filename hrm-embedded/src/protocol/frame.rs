@@ -63,11 +63,7 @@ impl<const N: usize> Inbox<N> {
     }
 
     fn end(&mut self) {
-        let sound = !self.overflow && self.bytes.len() >= Header::LEN + CRC_LEN && {
-            // The CRC over a message and its own CRC, little endian, is a constant.
-            CRC.checksum(&self.bytes) == RESIDUE
-        };
-        if sound {
+        if !self.overflow && self.bytes.len() >= Header::LEN + CRC_LEN && CRC.checksum(&self.bytes) == RESIDUE {
             self.counters.good = self.counters.good.wrapping_add(1);
             self.complete = true;
         } else {
@@ -107,7 +103,7 @@ impl<const N: usize> Inbox<N> {
     }
 }
 
-/// `CRC(message, CRC(message))`.
+/// The CRC over any message and its own CRC, little endian.
 const RESIDUE: u32 = 0x2144_DF1C;
 
 /// One frame on its way out, written as fast as the transport takes it. `N`: its longest form, [`super::frame_capacity`].

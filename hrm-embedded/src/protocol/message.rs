@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use hrm_core::FormatError;
+use hrm_core::format::MAGIC;
 use hrm_core::iterate::Halt;
 use hrm_core::{solve, task};
 use serde::{Deserialize, Serialize};
@@ -428,7 +430,7 @@ pub struct Answer<'a> {
     /// Hash of the state after the last segment.
     #[serde(with = "postcard::fixint::le")]
     pub hash: u64,
-    /// Milliseconds from the request to the last segment.
+    /// Milliseconds from the request to the end of the last segment.
     pub ms: u32,
 }
 
@@ -447,7 +449,7 @@ pub struct Declined {
     /// Hash of the state after the last segment.
     #[serde(with = "postcard::fixint::le")]
     pub hash: u64,
-    /// Milliseconds from the request to the last segment.
+    /// Milliseconds from the request to the end of the last segment.
     pub ms: u32,
 }
 
@@ -583,6 +585,30 @@ pub enum Fault {
     NoSelfTest,
     /// Something that this version of the protocol has no word for.
     Other,
+    /// The device holds no model that it may use: its place in flash is empty or damaged.
+    NoModel {
+        /// Offset in the model file of what differs.
+        offset: u32,
+        /// What was found there.
+        found: u64,
+        /// What was expected.
+        expected: u64,
+    },
+}
+
+impl From<FormatError> for Fault {
+    fn from(error: FormatError) -> Self {
+        let (offset, found, expected) = match error {
+            FormatError::Truncated { found, needed } | FormatError::Trailing { found, needed } => (12, found as u64, needed as u64),
+            FormatError::Checksum { found, expected } => (16, u64::from(found), u64::from(expected)),
+            FormatError::Field { offset, found, expected, .. } => (offset, found, expected),
+            FormatError::Value { offset, found, max, .. } => (offset, found as u64, max as u64),
+            // No file begins there.
+            FormatError::Magic => (0, 0, u64::from_le_bytes(MAGIC)),
+            _ => return Self::Other,
+        };
+        Self::NoModel { offset: offset as u32, found, expected }
+    }
 }
 
 impl From<solve::SolveError> for Fault {
@@ -654,6 +680,9 @@ impl fmt::Display for Fault {
             Self::NoVerifier => f.write_str("the task has no verifier to select with"),
             Self::NoResidual => f.write_str("the device keeps no residuals to select with"),
             Self::NoSelfTest => f.write_str("the model file has no self-test"),
+            Self::NoModel { offset, found, expected } => {
+                write!(f, "the device holds no model that it may use: its file has {found:#x} at offset {offset}, expected {expected:#x}")
+            }
             Self::Other => f.write_str("the device refuses the request for a reason that this program does not know"),
         }
     }

@@ -22,7 +22,7 @@ const GUESSES: u16 = 16;
 pub(super) struct Engine<'a, 'm> {
     run: Run<'a, 'm>,
     memory: &'a mut [u8],
-    plan: Plan,
+    macs: u64,
     arena_bytes: usize,
     frame_bytes: u16,
     board: Board,
@@ -35,7 +35,7 @@ struct Job {
     tag: u16,
     what: What,
     began: u64,
-    /// Milliseconds since then at the last segment.
+    /// Milliseconds since then.
     ms: u32,
     /// Budget of time, 0 without.
     time_ms: u32,
@@ -45,6 +45,7 @@ struct Job {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is no allocator, and one job at a time")]
 enum What {
     Solve {
         guesses: Guesses,
@@ -61,7 +62,7 @@ enum What {
 impl<'a, 'm> Engine<'a, 'm> {
     pub(super) fn new(
         network: Network<'m>,
-        arena: &'a mut [u64],
+        arenas: [&'a mut [u64]; 2],
         plan: Plan,
         memory: &'a mut [u8],
         board: Board,
@@ -71,9 +72,11 @@ impl<'a, 'm> Engine<'a, 'm> {
         if memory.len() < needed {
             return Err(MemoryError { what: "solver memory", needed, found: memory.len() });
         }
-        let arena_bytes = 8 * arena.len();
+        let arena_bytes = 8 * arenas.iter().map(|a| a.len()).sum::<usize>();
         let frame_bytes = u16::try_from(frame_bytes).unwrap_or(u16::MAX);
-        Ok(Self { run: Run::new(network, arena, plan)?, memory, plan, arena_bytes, frame_bytes, board, job: None })
+        let mut run = Run::new_in(network, arenas, plan)?;
+        let macs = run.segment_macs();
+        Ok(Self { run, memory, macs, arena_bytes, frame_bytes, board, job: None })
     }
 
     pub(super) const fn is_busy(&self) -> bool {
@@ -134,7 +137,7 @@ impl<'a, 'm> Engine<'a, 'm> {
             vocab: header.config.vocab,
             q_scale: view.heads().q_scale,
             kernel: kernel.get(..MAX_KERNEL).unwrap_or(kernel),
-            macs: view.segment_macs(self.plan.schedule),
+            macs: self.macs,
             model_bytes: view.bytes().len() as u32,
             arena_bytes: self.arena_bytes as u32,
             solver_bytes: self.memory.len() as u32,
@@ -215,34 +218,30 @@ impl<'a, 'm> Engine<'a, 'm> {
     /// Runs at most one segment.
     pub(super) fn work(&mut self, now_ms: u64) {
         let Some(job) = &mut self.job else { return };
-        let elapsed = u32::try_from(now_ms.saturating_sub(job.began)).unwrap_or(u32::MAX);
-        if job.end.is_none() && job.time_ms > 0 && elapsed >= job.time_ms {
+        if job.end.is_some() {
+            return;
+        }
+        // The clock stands still during a step: the time of a segment is seen in the next one, so the outcome comes a step later.
+        job.ms = u32::try_from(now_ms.saturating_sub(job.began)).unwrap_or(u32::MAX);
+        if job.is_finished() {
+            job.end = Some(None);
+        } else if job.time_ms > 0 && job.ms >= job.time_ms {
             job.end = Some(Some(Reason::Time));
         }
         if !job.can_work() {
             return;
         }
-        // The clock stands still during a segment: its time is seen at the next one, and by the outcome if that is written later.
-        job.ms = elapsed;
         match &mut job.what {
             What::Solve { guesses, report, owed } => match guesses.step(&mut self.run, self.memory) {
                 Some(event) => {
                     job.segments = event.segments;
                     *owed = (*report != Report::Outcome).then_some(event);
-                    if event.finished {
-                        job.end = Some(None);
-                    }
                 }
                 None => job.end = Some(None),
             },
-            What::SelfTest { segments, .. } => {
-                if job.segments < u32::from(*segments) {
-                    self.run.segment();
-                    job.segments += 1;
-                }
-                if job.segments >= u32::from(*segments) {
-                    job.end = Some(None);
-                }
+            What::SelfTest { .. } => {
+                self.run.segment();
+                job.segments += 1;
             }
         }
     }
@@ -272,6 +271,14 @@ impl<'a, 'm> Engine<'a, 'm> {
 }
 
 impl Job {
+    /// Whether the last segment has been run.
+    fn is_finished(&self) -> bool {
+        match &self.what {
+            What::Solve { guesses, .. } => guesses.finished(),
+            What::SelfTest { segments, .. } => self.segments >= u32::from(*segments),
+        }
+    }
+
     fn can_work(&self) -> bool {
         let waits = matches!(&self.what, What::Solve { report: Report::Trace, owed: Some(_), .. });
         self.end.is_none() && !waits

@@ -120,6 +120,20 @@ impl<'a, 'm, const N: usize> Service<'a, 'm, N> {
     /// # Errors
     /// Too little memory, too small frames, too long a name.
     pub fn new(network: Network<'m>, arena: &'a mut [u64], plan: Plan, memory: &'a mut [u8], board: Board) -> Result<Self, ServiceError> {
+        Self::new_in(network, [arena, &mut []], plan, memory, board)
+    }
+
+    /// As [`Service::new`] with an arena in two places: see [`hrm_core::Run::new_in`].
+    ///
+    /// # Errors
+    /// As [`Service::new`].
+    pub fn new_in(
+        network: Network<'m>,
+        arenas: [&'a mut [u64]; 2],
+        plan: Plan,
+        memory: &'a mut [u8],
+        board: Board,
+    ) -> Result<Self, ServiceError> {
         let needed = frame_capacity(usize::from(network.view().config().tokens));
         if N < needed {
             return Err(ServiceError::Frame { found: N, needed });
@@ -127,7 +141,7 @@ impl<'a, 'm, const N: usize> Service<'a, 'm, N> {
         if board.firmware.len() > MAX_FIRMWARE {
             return Err(ServiceError::Firmware { found: board.firmware.len() });
         }
-        let engine = Engine::new(network, arena, plan, memory, board, N).map_err(ServiceError::Memory)?;
+        let engine = Engine::new(network, arenas, plan, memory, board, N).map_err(ServiceError::Memory)?;
         Ok(Self { inbox: Inbox::default(), outbox: Outbox::default(), engine })
     }
 

@@ -72,7 +72,11 @@ pub struct Memory {
 
 impl Memory {
     pub fn new(plan: Plan) -> Self {
-        Self { arena: vec![0; network().required_bytes(plan) / 8], solver: vec![0; (3 + 4) * 16] }
+        Self::of(&network(), plan)
+    }
+
+    pub fn of(network: &Network<'_>, plan: Plan) -> Self {
+        Self { arena: vec![0; network.required_bytes(plan) / 8], solver: vec![0; (3 + 4) * 16] }
     }
 
     pub fn service(&mut self, plan: Plan) -> Service<'_, 'static, FRAME> {

@@ -1,0 +1,26 @@
+//! What all images share. A board's own crate says where its memories, its serial port and its counter are; the rest is here.
+//!
+//! | module | |
+//! |---|---|
+//! | [`region`] | the model in a part of flash of its own |
+//! | [`serve`] | the wire protocol on a serial port |
+//! | [`verify`] | feature `emulated`: state hashes and instruction counts, compared with the host by `cargo xtask qemu` |
+//! | [`stack`] | the most that the stack has taken |
+//! | [`faults`] | feature `emulated`: the end of an image that cannot go on |
+//! | [`drivers`] | feature `emulated`: serial ports and counters |
+#![no_std]
+
+pub mod board;
+#[cfg(feature = "emulated")]
+pub mod drivers;
+#[cfg(feature = "emulated")]
+pub mod faults;
+pub mod region;
+pub mod serve;
+#[cfg(feature = "emulated")]
+pub mod stack;
+#[cfg(feature = "emulated")]
+pub mod verify;
+
+pub use board::Board;
+pub use hrm_embedded::hrm_core::Plan;

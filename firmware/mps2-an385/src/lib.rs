@@ -1,0 +1,39 @@
+//! Arm's MPS2 board with the FPGA image AN385, a Cortex-M3 at 25 MHz, as QEMU emulates it.
+#![no_std]
+
+use hrm_firmware::Plan;
+use hrm_firmware::drivers::cmsdk;
+
+const UART0: usize = 0x4000_4000;
+const FPGAIO: usize = 0x4002_8000;
+
+/// The board.
+pub struct Board;
+
+impl hrm_firmware::Board for Board {
+    const NAME: &'static str = "mps2-an385";
+    const SIZES: (u32, u32) = (2 << 20, 4 << 20);
+    const PLAN: Plan = Plan::ROOMY;
+    const INSTRUCTIONS_OF_TICKS: (u32, u32) = (40, 1);
+
+    fn start() {
+        cmsdk::start::<UART0>();
+    }
+
+    fn ticks() -> u32 {
+        cmsdk::counter::<FPGAIO>()
+    }
+
+    fn receive() -> Option<u8> {
+        cmsdk::receive::<UART0>()
+    }
+
+    fn send(byte: u8) -> bool {
+        cmsdk::send::<UART0>(byte)
+    }
+}
+
+/// 64-bit words of the arena.
+pub const ARENA: usize = 768 * 1024 / 8;
+/// Words for weights in the form that the kernel wants.
+pub const PACKED: usize = 256 * 1024 / 4;

@@ -1,0 +1,71 @@
+//! Cores without SIMD (Cortex-M3, any host): tiles of 4 rows by 4 channels, so that a loaded value is used four
+//! times; bit-identical to [`super::reference`]. Weights are read in place.
+
+use super::tiled::{self, MOST_COLUMNS, Tile};
+use super::{Bases, Columns, Requant};
+
+pub use super::reference::{add_norm, glu_rows, group_sums, pack, packed_words, view8_slice};
+
+const SIDE: usize = 4;
+
+/// `[K][4 rows]` activations.
+struct Scalar;
+
+impl Tile for Scalar {
+    const ROWS: usize = SIDE;
+    const CHANNELS: usize = SIDE;
+    type Input = i8;
+    type Buffer = [i8; SIDE * MOST_COLUMNS];
+    const BUFFER: Self::Buffer = [0; SIDE * MOST_COLUMNS];
+
+    fn ready(w: &Columns<'_>) -> bool {
+        w.k > 0 && w.n > 0
+    }
+
+    #[inline(always)]
+    fn arrange(rows: &[i8], k: usize, out: &mut [i8]) {
+        tiled::interleave::<SIDE>(rows, k, out);
+    }
+
+    #[inline(always)]
+    fn dot(input: &[i8], w: &Columns<'_>, first: usize, panels: usize, sums: &mut [i32]) {
+        for (p, sums) in sums.chunks_exact_mut(SIDE * SIDE).take(panels).enumerate() {
+            // Channels behind the last are the last again: their sums are not looked at.
+            let row = |c: usize| w.row((first + p * SIDE + c).min(w.n - 1));
+            panel(&input[..SIDE * w.k], [row(0), row(1), row(2), row(3)], sums);
+        }
+    }
+}
+
+#[inline(never)]
+fn panel(input: &[i8], [w0, w1, w2, w3]: [&[i8]; 4], sums: &mut [i32]) {
+    let mut acc = [[0i32; SIDE]; SIDE];
+    let weights = w0.iter().zip(w1).zip(w2.iter().zip(w3));
+    for (a, ((&w0, &w1), (&w2, &w3))) in input.chunks_exact(SIDE).zip(weights) {
+        for (acc, &a) in acc.iter_mut().zip(a) {
+            for (acc, w) in acc.iter_mut().zip([w0, w1, w2, w3]) {
+                *acc += i32::from(a) * i32::from(w);
+            }
+        }
+    }
+    for (sums, acc) in sums.chunks_exact_mut(SIDE).zip(acc) {
+        for (sum, acc) in sums.iter_mut().zip(acc) {
+            *sum += acc;
+        }
+    }
+}
+
+/// `out[r][n] = sum_k a[r][k] * w[n][k]`.
+pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
+    tiled::accumulate::<Scalar>(a, w, out);
+}
+
+/// `out[r][n] = requant(W a + bases + bias)`.
+pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) {
+    tiled::project::<Scalar>(a, w, q, bases, out);
+}
+
+/// [`project`], then the hidden values of the gated MLP.
+pub fn gated(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, shift: u32, gate_up: &mut [i16], out: &mut [i8]) {
+    tiled::gated::<Scalar>(a, w, q, bases, shift, gate_up, out);
+}

@@ -1,0 +1,335 @@
+//! What the kernels of small machines share: an ISA's file gives the inner loop over a tile of rows and channels, the rest is here.
+//!
+//! Activations of a tile of rows are arranged once for all channels; accumulators start at bias and bases, go through the inner loop in
+//! a buffer of [`CHUNK`] channels, and are requantised from there, so that neither 32-bit accumulators nor, in [`gated`], 16-bit gates
+//! ever leave the stack.
+
+use core::mem::MaybeUninit;
+
+use super::tables::{SILU_BASE, SILU_SLOPE};
+use super::{Bases, Columns, Requant, reference};
+
+/// Most input columns that a tile is arranged for; wider matrices go to the scalar kernel.
+pub(super) const MOST_COLUMNS: usize = 512;
+/// Channels whose accumulators are held at a time.
+pub(super) const CHUNK: usize = 96;
+/// Accumulators of the largest tile.
+pub(super) const MOST_SUMS: usize = 4 * CHUNK;
+
+/// The inner loop of an ISA.
+pub(super) trait Tile {
+    /// Activation rows of a tile.
+    const ROWS: usize;
+    /// Channels of a panel; divides [`CHUNK`].
+    const CHANNELS: usize;
+    /// An arranged activation.
+    type Input;
+    /// Room for a tile of [`MOST_COLUMNS`].
+    type Buffer: AsMut<[Self::Input]>;
+    /// An empty buffer.
+    const BUFFER: Self::Buffer;
+
+    /// Fills a buffer for arranged activations: with zeros, which nothing relies on.
+    #[inline(always)]
+    fn clear_input(buffer: &mut MaybeUninit<Self::Buffer>) -> &mut Self::Buffer {
+        buffer.write(Self::BUFFER)
+    }
+
+    /// Fills a buffer for sums: with zeros, which nothing relies on.
+    #[inline(always)]
+    fn clear_sums<const N: usize>(buffer: &mut MaybeUninit<[i32; N]>) -> &mut [i32; N] {
+        buffer.write([0; N])
+    }
+
+    /// Zeroes the sums of `panels` panels.
+    #[inline(always)]
+    fn zero(sums: &mut [i32], panels: usize) {
+        sums[..panels * Self::ROWS * Self::CHANNELS].fill(0);
+    }
+
+    /// Whether the inner loop can work on this block: its packed form is complete, or not needed.
+    fn ready(w: &Columns<'_>) -> bool;
+
+    /// Arranges `rows` (at most [`Tile::ROWS`] rows of `k` values, at least one).
+    fn arrange(rows: &[i8], k: usize, out: &mut [Self::Input]);
+
+    /// Adds the products of `panels` panels from channel `first` on to `sums`, which are `[panels][ROWS][CHANNELS]`.
+    fn dot(input: &[Self::Input], w: &Columns<'_>, first: usize, panels: usize, sums: &mut [i32]);
+
+    /// `sums[row of every panel] = bias + bases` of the `n` channels from `first` on; what stands behind the last channel is of no account.
+    #[inline(always)]
+    fn begin(sums: &mut [i32], row: usize, bias: &[i32], bases: &[&[i32]]) {
+        begin::<Self>(sums, row, bias, bases);
+    }
+
+    /// Copies the sums of row `row` to `out`, whose length says how many.
+    #[inline(always)]
+    fn copy(sums: &[i32], row: usize, out: &mut [i32]) {
+        copy::<Self>(sums, row, out);
+    }
+
+    /// Requantises the sums of row `row` into `out`; `mult` is as long.
+    #[inline(always)]
+    fn narrow(sums: &[i32], row: usize, shift: u32, mult: &[i32], out: &mut [i16]) {
+        narrow::<Self>(sums, row, shift, mult, out);
+    }
+
+    /// Hidden values of row `row` from the sums of gates (first) and ups (second half); `mults` are those of gates and ups, each
+    /// as long as `out`, a multiple of [`Tile::CHANNELS`].
+    #[inline(always)]
+    fn hidden(sums: &[i32; 2 * MOST_SUMS], row: usize, shift: u32, mults: [&[i32]; 2], gate_shift: u32, out: &mut [i8]) {
+        hidden::<Self>(sums, row, shift, mults, gate_shift, out);
+    }
+}
+
+/// Calls `f` with the place and the sums of each whole four channels of row `row` up to channel `n`; then `g` for each single one left.
+#[inline(always)]
+fn for_each_channel<T: Tile + ?Sized>(
+    sums: &[i32],
+    row: usize,
+    n: usize,
+    mut f: impl FnMut(usize, &[i32; 4]),
+    mut g: impl FnMut(usize, i32),
+) {
+    let mut at = 0;
+    for panel in sums.chunks_exact(T::ROWS * T::CHANNELS) {
+        for quad in panel[row * T::CHANNELS..][..T::CHANNELS].as_chunks::<4>().0 {
+            if at + 4 <= n {
+                f(at, quad);
+            } else {
+                (at..n).zip(quad).for_each(|(at, &sum)| g(at, sum));
+            }
+            at += 4;
+        }
+        if at >= n {
+            return;
+        }
+    }
+}
+
+/// [`Tile::copy`] for any tile of a multiple of four channels.
+#[inline(always)]
+pub(super) fn copy<T: Tile + ?Sized>(sums: &[i32], row: usize, out: &mut [i32]) {
+    let n = out.len();
+    let (quads, tail) = out.as_chunks_mut::<4>();
+    for_each_channel::<T>(sums, row, n, |at, sums| quads[at / 4] = *sums, |at, sum| tail[at % 4] = sum);
+}
+
+/// [`Tile::narrow`] for any tile of a multiple of four channels.
+#[inline(always)]
+pub(super) fn narrow<T: Tile + ?Sized>(sums: &[i32], row: usize, shift: u32, mult: &[i32], out: &mut [i16]) {
+    let n = out.len();
+    let (mults, mult_tail) = mult.as_chunks::<4>();
+    let (quads, tail) = out.as_chunks_mut::<4>();
+    let four = |at: usize, sums: &[i32; 4]| {
+        let (out, mults) = (&mut quads[at / 4], &mults[at / 4]);
+        for i in 0..4 {
+            out[i] = requant(sums[i], shift, mults[i]) as i16;
+        }
+    };
+    for_each_channel::<T>(sums, row, n, four, |at, sum| tail[at % 4] = requant(sum, shift, mult_tail[at % 4]) as i16);
+}
+
+/// [`Tile::hidden`] for any tile.
+#[inline(always)]
+pub(super) fn hidden<T: Tile + ?Sized>(
+    sums: &[i32; 2 * MOST_SUMS],
+    row: usize,
+    shift: u32,
+    [gate_mult, up_mult]: [&[i32]; 2],
+    gate_shift: u32,
+    out: &mut [i8],
+) {
+    let lines = &SILU_LINES[gate_shift as usize];
+    let (gates, ups) = sums.split_at(MOST_SUMS);
+    let mults = gate_mult.as_chunks::<4>().0.iter().zip(up_mult.as_chunks::<4>().0);
+    let panels = gates.chunks_exact(T::ROWS * T::CHANNELS).zip(ups.chunks_exact(T::ROWS * T::CHANNELS));
+    let mut places = out.as_chunks_mut::<4>().0.iter_mut().zip(mults);
+    for (gates, ups) in panels.take(gate_mult.len() / T::CHANNELS) {
+        let (gates, ups) = (&gates[row * T::CHANNELS..][..T::CHANNELS], &ups[row * T::CHANNELS..][..T::CHANNELS]);
+        let quads = gates.as_chunks::<4>().0.iter().zip(ups.as_chunks::<4>().0);
+        for ((gates, ups), (out, (gate_mults, up_mults))) in quads.zip(&mut places) {
+            for i in 0..4 {
+                let (gate, up) = (requant(gates[i], shift, gate_mults[i]), requant(ups[i], shift, up_mults[i]));
+                out[i] = glu(gate, up, gate_shift, lines);
+            }
+        }
+    }
+}
+
+/// [`Tile::begin`] for any tile of a multiple of four channels.
+#[inline(always)]
+pub(super) fn begin<T: Tile + ?Sized>(sums: &mut [i32], row: usize, bias: &[i32], bases: &[&[i32]]) {
+    for (i, start) in core::iter::once(&bias).chain(bases).enumerate() {
+        for (sums, start) in sums.chunks_exact_mut(T::ROWS * T::CHANNELS).zip(start.chunks(T::CHANNELS)) {
+            let (sums, _) = sums[row * T::CHANNELS..][..T::CHANNELS].as_chunks_mut::<4>();
+            let (quads, tail) = start.as_chunks::<4>();
+            for (sums, quad) in sums.iter_mut().zip(quads) {
+                *sums = if i == 0 { *quad } else { core::array::from_fn(|c| sums[c] + quad[c]) };
+            }
+            if let Some(sums) = sums.get_mut(quads.len()) {
+                sums.iter_mut().zip(tail).for_each(|(s, t)| *s = if i == 0 { *t } else { *s + t });
+            }
+        }
+    }
+}
+
+/// `D` of the gate shifts 0 to 4 as lines: `((D << k) rounded) >> k = (line[0] + line[1] * t) >> (11 + k)` with the line of `t >> 7`. The
+/// base's and both roundings' halves are in the first number, and the slope counts from 0, not from the piece's start.
+pub(super) static SILU_LINES: [[[i32; 2]; 64]; 5] = {
+    let mut lines = [[[0; 2]; 64]; 5];
+    let mut k = 0;
+    while k < 5 {
+        let mut i = 0;
+        while i < 64 {
+            let (base, slope) = (SILU_BASE[i] as i32, SILU_SLOPE[i] as i32);
+            lines[k][i] = [(base + 8) * 128 + 64 - slope * (i as i32 * 128) + (((1 << k) >> 1) << 11), slope];
+            i += 1;
+        }
+        k += 1;
+    }
+    lines
+};
+
+/// [`reference::glu`] for a gate and an up of 16 bits; `shift` is at most 4.
+#[inline(always)]
+pub(super) fn glu(gate: i32, up: i32, shift: u32, lines: &[[i32; 2]; 64]) -> i8 {
+    // Where `|g| << shift` is over the end of the table, its last piece gives one value whatever the low bits are.
+    let t = (((gate ^ (gate >> 31)) - (gate >> 31)) << shift).clamp(0, 8191);
+    let [start, slope] = lines[(t >> 7) as usize & 63];
+    let silu = (gate & !(gate >> 31)) + ((start + slope * t) >> (11 + shift));
+    reference::sat8((silu * up + (1 << 14)) >> 15)
+}
+
+/// [`reference::requant`], for a shift below 32.
+#[inline(always)]
+pub(super) fn requant(acc: i32, shift: u32, mult: i32) -> i32 {
+    (((i64::from(acc << shift) * i64::from(mult)) >> 32) as i32).clamp(-32768, 32767)
+}
+
+/// Arranges up to `SIDE` rows as `[K][SIDE]`; places of rows that are not there keep what they had.
+#[inline(always)]
+pub(super) fn interleave<const SIDE: usize>(rows: &[i8], k: usize, out: &mut [i8]) {
+    for (r, row) in rows.chunks_exact(k).enumerate() {
+        for (to, &a) in out.as_chunks_mut::<SIDE>().0.iter_mut().zip(row) {
+            to[r % SIDE] = a;
+        }
+    }
+}
+
+/// Calls `f` with each tile of rows: its first row, how many, and the arranged activations.
+#[inline(always)]
+fn for_each_tile<T: Tile>(a: &[i8], k: usize, mut f: impl FnMut(usize, usize, &[T::Input])) {
+    let mut buffer = MaybeUninit::uninit();
+    let input = T::clear_input(&mut buffer).as_mut();
+    for (i, rows) in a.chunks(T::ROWS * k).enumerate() {
+        T::arrange(rows, k, input);
+        f(i * T::ROWS, rows.len() / k, input);
+    }
+}
+
+/// Base rows of row `r` from channel `first` on, `n` channels.
+#[inline(always)]
+fn bases_of<'a>(bases: Option<&Bases<'a>>, r: usize, n: usize, first: usize, count: usize, out: &mut [&'a [i32]; 8]) -> usize {
+    let Some(b) = bases else { return 0 };
+    for (o, &group) in out.iter_mut().zip(b.of(r)) {
+        let at = usize::from(group) * n + first;
+        *o = &b.table[at..at + count];
+    }
+    b.groupings
+}
+
+/// Fills `sums` with the accumulators of `count` channels from `first` on for the rows of a tile.
+#[inline(always)]
+fn accumulators<T: Tile>(
+    input: &[T::Input],
+    w: &Columns<'_>,
+    bias: Option<&[i32]>,
+    bases: Option<&Bases<'_>>,
+    (row, rows): (usize, usize),
+    (first, count): (usize, usize),
+    sums: &mut [i32],
+) {
+    let panels = count.div_ceil(T::CHANNELS);
+    match bias {
+        None => T::zero(sums, panels),
+        Some(bias) => {
+            for r in 0..rows {
+                let mut list: [&[i32]; 8] = [&[]; 8];
+                let groupings = bases_of(bases, row + r, w.n, first, count, &mut list);
+                T::begin(sums, r, &bias[first..first + count], &list[..groupings]);
+            }
+        }
+    }
+    T::dot(input, w, first, panels, sums);
+}
+
+/// `out[r][n] = sum_k a[r][k] * w[n][k]`.
+pub(super) fn accumulate<T: Tile>(a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
+    if w.k > MOST_COLUMNS || !T::ready(w) {
+        return reference::accumulate(a, w, out);
+    }
+    let mut buffer = MaybeUninit::<[i32; MOST_SUMS]>::uninit();
+    let sums = T::clear_sums(&mut buffer);
+    for_each_tile::<T>(a, w.k, |row, rows, input| {
+        for first in (0..w.n).step_by(CHUNK) {
+            let count = CHUNK.min(w.n - first);
+            accumulators::<T>(input, w, None, None, (row, rows), (first, count), sums);
+            for r in 0..rows {
+                T::copy(sums, r, &mut out[(row + r) * w.n + first..][..count]);
+            }
+        }
+    });
+}
+
+/// `out[r][n] = requant(W a + bases + bias)`.
+pub(super) fn project<T: Tile>(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) {
+    if w.k > MOST_COLUMNS || !T::ready(w) {
+        return reference::project(a, w, q, bases, out);
+    }
+    let mut buffer = MaybeUninit::<[i32; MOST_SUMS]>::uninit();
+    let sums = T::clear_sums(&mut buffer);
+    let shift = q.shift & 31;
+    for_each_tile::<T>(a, w.k, |row, rows, input| {
+        for first in (0..w.n).step_by(CHUNK) {
+            let count = CHUNK.min(w.n - first);
+            accumulators::<T>(input, w, Some(q.bias), bases, (row, rows), (first, count), sums);
+            for r in 0..rows {
+                let out = &mut out[(row + r) * w.n + first..][..count];
+                T::narrow(sums, r, shift, &q.mult[first..first + count], out);
+            }
+        }
+    });
+}
+
+/// [`project`], then the hidden values of the gated MLP: half a chunk of gates and the ups of the same channels at a time.
+pub(super) fn gated<T: Tile>(
+    a: &[i8],
+    w: &Columns<'_>,
+    q: &Requant<'_>,
+    bases: Option<&Bases<'_>>,
+    gate_shift: u32,
+    gate_up: &mut [i16],
+    out: &mut [i8],
+) {
+    let inner = w.n / 2;
+    if w.k > MOST_COLUMNS || !T::ready(w) || !inner.is_multiple_of(T::CHANNELS) {
+        project::<T>(a, w, q, bases, gate_up);
+        return reference::glu_rows(gate_up, inner, gate_shift, out);
+    }
+    let mut buffer = MaybeUninit::<[i32; 2 * MOST_SUMS]>::uninit();
+    let sums = T::clear_sums(&mut buffer);
+    let (shift, gate_shift) = (q.shift & 31, gate_shift.min(4));
+    for_each_tile::<T>(a, w.k, |row, rows, input| {
+        for first in (0..inner).step_by(CHUNK) {
+            let count = CHUNK.min(inner - first);
+            accumulators::<T>(input, w, Some(q.bias), bases, (row, rows), (first, count), &mut sums[..MOST_SUMS]);
+            accumulators::<T>(input, w, Some(q.bias), bases, (row, rows), (inner + first, count), &mut sums[MOST_SUMS..]);
+            for r in 0..rows {
+                let out = &mut out[(row + r) * inner + first..][..count];
+                let mults = [&q.mult[first..first + count], &q.mult[inner + first..inner + first + count]];
+                T::hidden(sums, r, shift, mults, gate_shift, out);
+            }
+        }
+    });
+}

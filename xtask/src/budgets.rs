@@ -1,0 +1,63 @@
+//! `firmware/budgets.toml`: what each image takes, and the check that it takes no more than that.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::cargo;
+
+/// Named numbers of one image: bytes or instructions.
+pub type Measured = BTreeMap<String, u64>;
+
+/// Compilers differ a little from version to version.
+const TOLERANCE: f64 = 0.05;
+
+/// The table: image, then name, then number.
+pub struct Budgets(BTreeMap<String, Measured>);
+
+impl Budgets {
+    /// Reads the committed table.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read() -> Result<Self> {
+        let text = fs::read_to_string(file()).unwrap_or_default();
+        toml::from_str(&text).map(Self).with_context(|| file().display().to_string())
+    }
+
+    /// Replaces what is known of an image.
+    pub fn set(&mut self, image: &str, measured: &Measured) {
+        self.0.entry(image.to_owned()).or_default().extend(measured.clone());
+    }
+
+    /// What of `measured` is above its budget, or has none.
+    #[must_use]
+    pub fn compare(&self, image: &str, measured: &Measured) -> Vec<String> {
+        let budget = |name: &str| self.0.get(image).and_then(|b| b.get(name)).copied();
+        let judge = |(name, &found): (&String, &u64)| match budget(name) {
+            None => Some(format!("{image}: {name} is {found}, and there is no budget for it (--bless writes one)")),
+            Some(most) if found as f64 > most as f64 * (1.0 + TOLERANCE) => {
+                Some(format!("{image}: {name} is {found}, more than {:.0} % above its budget of {most}", 100.0 * TOLERANCE))
+            }
+            Some(_) => None,
+        };
+        measured.iter().filter_map(judge).collect()
+    }
+
+    /// Writes the table.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(&self) -> Result<()> {
+        let head = "# Bytes, and instructions of the slowest segment, of every image. `cargo xtask size` and `cargo xtask qemu` compare\n\
+                    # (5 % more is too much), with --bless they write.\n\n";
+        let text = toml::to_string(&self.0).context("budgets")?;
+        fs::write(file(), head.to_owned() + &text).with_context(|| format!("cannot write {}", file().display()))
+    }
+}
+
+fn file() -> PathBuf {
+    cargo::root().join("firmware/budgets.toml")
+}

@@ -1,0 +1,131 @@
+//! `cargo xtask qemu`: the firmware of every emulated board against the host, hash by hash, and what must hold of images beside that.
+
+mod compare;
+mod emulator;
+mod install;
+pub mod kernels;
+pub mod machine;
+mod proofs;
+mod serial;
+
+use std::fmt::Write as _;
+use std::fs;
+
+use anyhow::{Result, ensure};
+
+use crate::budgets::{Budgets, Measured};
+use crate::test::Done;
+use compare::{Case, Outcome};
+use machine::{MACHINES, Machine};
+
+/// How much is run.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct Options {
+    /// `bench`: the kernels of every core against the scalar law, and their instructions per MAC, instead of the images.
+    #[arg(value_parser = ["bench"])]
+    task: Option<String>,
+    /// 200 puzzles of every size, instead of a few.
+    #[arg(long)]
+    full: bool,
+    /// Write the expected hashes beside each image and the table of budgets anew, instead of comparing with them.
+    #[arg(long)]
+    bless: bool,
+    /// This board only.
+    #[arg(long)]
+    machine: Option<String>,
+}
+
+/// Builds and runs the images; prints a line a machine.
+///
+/// # Errors
+/// A machine differs from the host, from what is committed beside its image, or from its budget; an image fails.
+pub fn run(options: &Options) -> Result<Done> {
+    if options.task.is_some() {
+        return kernels::run(options.bless, false);
+    }
+    if let Some(why) = install::ensure()? {
+        return Ok(Done::Skipped(why));
+    }
+    let machines = match &options.machine {
+        Some(name) => vec![Machine::by_name(name)?],
+        None => MACHINES.to_vec(),
+    };
+    for machine in &machines {
+        if let Some(why) = machine.build()? {
+            return Ok(Done::Skipped(why));
+        }
+    }
+    // Puzzles and segments: an emulated segment of a 9x9 is some 10^8 instructions, most of a second.
+    let amounts = if options.full { [(4, 200, 4), (6, 200, 2), (9, 200, 1)] } else { [(4, 3, 3), (6, 1, 2), (9, 1, 1)] };
+    let cases = amounts.into_iter().map(|(size, count, segments)| Case::new(size, count, segments)).collect::<Result<Vec<_>>>()?;
+    let hosts = cases.iter().map(compare::host).collect::<Result<Vec<_>>>()?;
+    for case in &cases {
+        println!("{}: {} puzzles, {} segments each", case.label(), case.puzzles.len(), case.segments);
+    }
+    let mut budgets = Budgets::read()?;
+    let mut wrong = Vec::new();
+    for machine in &machines {
+        let outcomes = cases.iter().zip(&hosts).map(|(case, host)| compare::run(machine, case, host)).collect::<Result<Vec<_>>>()?;
+        let mut problems: Vec<String> = outcomes.iter().filter_map(|o| o.difference.clone()).collect();
+        println!("{}", line(machine, &cases, &outcomes, problems.is_empty()));
+        if !options.full {
+            problems.extend(golden(machine, &cases, &outcomes, options.bless)?);
+        }
+        let measured = measured(&cases, &outcomes);
+        if options.bless {
+            budgets.set(machine.name, &measured);
+        } else {
+            problems.extend(budgets.compare(machine.name, &measured));
+        }
+        wrong.extend(problems);
+    }
+    if options.bless {
+        budgets.write()?;
+    }
+    if options.machine.is_none() && !options.bless {
+        wrong.extend(proofs::run()?);
+    }
+    for problem in &wrong {
+        println!("{problem}");
+    }
+    ensure!(wrong.is_empty(), "{} differences", wrong.len());
+    Ok(Done::Passed)
+}
+
+fn line(machine: &Machine, cases: &[Case], outcomes: &[Outcome], equal: bool) -> String {
+    let mut line = format!("{:<13} {:<23} {:<10}", machine.name, machine.core, outcomes.last().map_or("", |o| &o.kernel));
+    for (case, outcome) in cases.iter().zip(outcomes) {
+        let millions = outcome.instructions as f64 / 1e6;
+        let _ = write!(line, "  {}: {} puzzles, {millions:.2} M instructions a segment", case.label(), case.puzzles.len());
+    }
+    line + if equal { "  equal" } else { "  NOT EQUAL" }
+}
+
+fn measured(cases: &[Case], outcomes: &[Outcome]) -> Measured {
+    let mut measured = Measured::default();
+    for (case, outcome) in cases.iter().zip(outcomes) {
+        measured.insert(format!("instructions-{}", case.label()), outcome.instructions);
+        measured.insert(format!("arena-{}", case.label()), outcome.arena);
+    }
+    measured.insert("stack".to_owned(), outcomes.iter().map(|o| o.stack).max().unwrap_or(0));
+    measured
+}
+
+/// Compares with the hashes beside the image, or writes them.
+fn golden(machine: &Machine, cases: &[Case], outcomes: &[Outcome], bless: bool) -> Result<Option<String>> {
+    let mut text = String::from("# State hash after every segment. `cargo xtask qemu` compares, `cargo xtask qemu --bless` writes.\n");
+    for (case, outcome) in cases.iter().zip(outcomes) {
+        for (puzzle, hashes) in case.puzzles.iter().zip(&outcome.hashes) {
+            let hashes: Vec<_> = hashes.iter().map(|h| format!("{h:016x}")).collect();
+            let _ = writeln!(text, "{puzzle} {}", hashes.join(" "));
+        }
+    }
+    let file = machine.folder().join("golden.txt");
+    if bless {
+        fs::write(&file, text)?;
+        return Ok(None);
+    }
+    let committed = fs::read_to_string(&file).unwrap_or_default();
+    let first = text.lines().zip(committed.lines().chain(std::iter::repeat(""))).find(|(a, b)| a != b);
+    Ok(first.map(|(found, expected)| format!("{}: found {found:?}, {} has {expected:?}", machine.name, file.display())))
+}

@@ -1,0 +1,71 @@
+//! `cargo xtask size`: flash and RAM of every image of an emulated board, read from its ELF file.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use object::{Object, ObjectSection, ObjectSymbol, SectionFlags, SectionKind};
+
+use crate::budgets::{Budgets, Measured};
+use crate::qemu::machine::{Image, MACHINES};
+
+/// Prints the table, and compares it with the budgets or writes them.
+///
+/// # Errors
+/// An image cannot be built or read, or takes more than its budget.
+pub fn run(bless: bool) -> Result<()> {
+    println!("{:<13} {:>12} {:>12} {:>14}", "image", "flash (code)", "flash (all)", "RAM (static)");
+    let mut budgets = Budgets::read()?;
+    let mut wrong = Vec::new();
+    for machine in MACHINES {
+        if let Some(why) = machine.build()? {
+            println!("{:<13} skipped: {why}", machine.name);
+            continue;
+        }
+        let measured = sizes(&machine.image(Image::Serve))?;
+        println!("{:<13} {:>12} {:>12} {:>14}", machine.name, measured["code"], measured["flash"], measured["ram"]);
+        if bless {
+            budgets.set(machine.name, &measured);
+        } else {
+            wrong.extend(budgets.compare(machine.name, &measured));
+        }
+    }
+    println!("The model comes on top of flash, and lies in a region of its own. Static RAM holds the arena.");
+    if bless {
+        budgets.write()?;
+    }
+    wrong.iter().for_each(|w| println!("{w}"));
+    ensure!(wrong.is_empty(), "{} budgets exceeded", wrong.len());
+    Ok(())
+}
+
+/// Bytes of code, of everything in flash, and of RAM that the program has from the start.
+fn sizes(elf: &Path) -> Result<Measured> {
+    let bytes = fs::read(elf).with_context(|| format!("cannot read {}", elf.display()))?;
+    let file = object::File::parse(&*bytes).with_context(|| elf.display().to_string())?;
+    let (mut code, mut flash, mut ram) = (0, 0, 0);
+    for section in file.sections() {
+        let SectionFlags::Elf { sh_flags } = section.flags() else { continue };
+        if sh_flags & u64::from(object::elf::SHF_ALLOC) == 0 {
+            continue;
+        }
+        let writable = sh_flags & u64::from(object::elf::SHF_WRITE) != 0;
+        let stored = section.kind() != SectionKind::UninitializedData;
+        code += if section.kind() == SectionKind::Text { section.size() } else { 0 };
+        flash += if stored { section.size() } else { 0 };
+        ram += if writable { section.size() } else { 0 };
+    }
+    Ok([("code", code), ("flash", flash), ("ram", ram)].map(|(n, v)| (n.to_owned(), v)).into())
+}
+
+/// The functions of `core::panicking`, and the panic handler, that an image has.
+///
+/// # Errors
+/// It cannot be read, or has no symbols.
+pub fn panic_symbols(elf: &Path) -> Result<Vec<String>> {
+    let bytes = fs::read(elf).with_context(|| format!("cannot read {}", elf.display()))?;
+    let file = object::File::parse(&*bytes).with_context(|| elf.display().to_string())?;
+    let names: Vec<_> = file.symbols().filter_map(|s| s.name().ok()).collect();
+    ensure!(names.iter().any(|n| n.contains("main")), "{} has no symbols to look at", elf.display());
+    Ok(names.iter().filter(|n| n.contains("9panicking") || n.contains("rust_begin_unwind")).map(|n| (*n).to_owned()).collect())
+}
