@@ -25,6 +25,17 @@ pub(super) fn reliability(traces: &[Trace], segment: usize) -> Vec<(usize, f64, 
     bins.into_iter().map(|(n, p, right)| (n, if n > 0 { p / n as f64 } else { 0.0 }, right)).collect()
 }
 
+/// Distances of 0 are drawn here, on a logarithmic axis.
+const NOTHING: f64 = 1e-6;
+
+fn scientific(v: f64) -> String {
+    match v {
+        v if v.is_nan() => "unknown (no such run)".into(),
+        0.0 => "0".into(),
+        v => format!("{v:.1e}"),
+    }
+}
+
 pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
     let traces = lab.plain()?;
     let n = traces.len();
@@ -101,7 +112,10 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
     let curve = |of: bool| -> Vec<(f64, f64)> {
         (0..SEGMENTS)
             .map(|s| {
-                ((s + 1) as f64, quantile(&apart.iter().zip(&right).filter(|(_, r)| **r == of).map(|(d, _)| d[s]).collect::<Vec<_>>(), 0.5))
+                (
+                    (s + 1) as f64,
+                    quantile(&apart.iter().zip(&right).filter(|(_, r)| **r == of).map(|(d, _)| d[s].max(NOTHING)).collect::<Vec<_>>(), 0.5),
+                )
             })
             .collect()
     };
@@ -111,7 +125,7 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
         .with("wrong at the end", Mark::Line, curve(false));
     let end =
         |of: bool| quantile(&apart.iter().zip(&right).filter(|(_, r)| **r == of).map(|(d, _)| d[SEGMENTS - 1]).collect::<Vec<_>>(), 0.5);
-    let together = apart.iter().zip(&right).filter(|(d, r)| **r && d[SEGMENTS - 1] == 0.0).count();
+    let absorbed = apart.iter().filter(|d| d[SEGMENTS - 1] == 0.0).count();
 
     let mut plots = vec![
         Plot {
@@ -124,7 +138,7 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
             caption: "Solved puzzles only; the rating counts guesses of a backtracking solver.".into(),
             svg: dots.svg(),
         },
-        Plot { name: "dynamics-bit".into(), caption: format!("{m} puzzles."), svg: bit.svg() },
+        Plot { name: "dynamics-bit".into(), caption: format!("{m} puzzles; a distance of 0 is drawn at {NOTHING:.0e}."), svg: bit.svg() },
     ];
     let mut cosines = Vec::new();
     if let Some(path) = reference {
@@ -157,10 +171,10 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
             "Q head after {PAPER} segments: {wrong} of {positive} runs with q > 0 are wrong; expected calibration error {error:.3}. The paper trusts only runs that the Q head halts."
         ),
         format!(
-            "One bit: the median relative distance after {SEGMENTS} segments is {:.2e} where the answer is right ({together} of {} runs meet again exactly) and {:.2e} where it is wrong.",
-            end(true),
-            right.iter().filter(|&&r| r).count(),
-            end(false)
+            "One bit: after {SEGMENTS} segments {} of the runs are where they would have been without it; the median relative distance is {} where the answer is right and {} where it is wrong.",
+            percent(absorbed, m),
+            scientific(end(true)),
+            scientific(end(false))
         ),
     ];
     if let Some(last) = cosines.last() {

@@ -243,7 +243,9 @@ impl Landscape<'_> {
                 label(share * self.worst)
             );
         }
-        for (i, text) in ["line: the run, last state larger", "white: where one segment leads"].into_iter().enumerate() {
+        for (i, text) in
+            ["line: the run to its last state (yellow)", "white: from a dot to where one segment leads"].into_iter().enumerate()
+        {
             let _ = write!(out, "<text x=\"{x}\" y=\"{}\">{text}</text>", TOP + 140.0 + 18.0 * i as f64);
         }
         axis_names(&mut out, "first principal component of z_H, from the last state", "second");
