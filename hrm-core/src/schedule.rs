@@ -13,6 +13,10 @@ use crate::task::sudoku::BLANK;
 
 /// Most cells that a guess assumes.
 pub const MOST_ASSUMED: u32 = 3;
+
+/// Guesses of a puzzle whose task has a verifier, where nothing else is asked for: most puzzles need one or two of them.
+pub const DEFAULT_GUESSES: u16 = 64;
+
 /// How many segments the guesses get; the first gets `Policy::segments`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]

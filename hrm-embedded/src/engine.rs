@@ -6,6 +6,7 @@ use std::{env, fs, io};
 
 use hrm_core::format::{AlignedBytes, TaskKind};
 use hrm_core::iterate::{Halt, Policy};
+use hrm_core::schedule::DEFAULT_GUESSES;
 use hrm_core::solve::{Event, Options, Outcome, Perturb, Select, SolveError, Solver};
 use hrm_core::task::Sudoku;
 use hrm_core::{Config, FormatError, Kernel, MemoryError, ModelView, Network, Plan, Run};
@@ -287,7 +288,7 @@ impl Model {
     /// one or two), else one guess.
     #[must_use]
     pub fn default_options(&self) -> Options {
-        let (guesses, select) = if self.sudoku().is_some() { (64, Select::Verify) } else { (1, Select::First) };
+        let (guesses, select) = if self.sudoku().is_some() { (DEFAULT_GUESSES, Select::Verify) } else { (1, Select::First) };
         Options { policy: Policy::budget(16), guesses, select, perturb: Perturb::Auto, noise: 0, seed: 0 }
     }
 
