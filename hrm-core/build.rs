@@ -1,12 +1,13 @@
 //! Says which instruction set a bare-metal build may use: stable compilers do not show `dsp`, `mve` and `v` to `cfg(target_feature)`.
 //!
-//! `hrm_isa` is `dsp` (Cortex-M4 and M7; M33 with `-C target-cpu`), `mve` (M55, M85, with `-C target-cpu`), `rv32v` (`-C target-feature=+v`).
+//! `hrm_isa` is `dsp` (Cortex-M4 and M7; M33 with `-C target-cpu`), `mve` (M55, M85, with `-C target-cpu`), `rv32im`, `rv32v`
+//! (`-C target-feature=+v`).
 
 use std::env;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rustc-check-cfg=cfg(hrm_isa, values(\"dsp\", \"mve\", \"rv32v\"))");
+    println!("cargo::rustc-check-cfg=cfg(hrm_isa, values(\"dsp\", \"mve\", \"rv32im\", \"rv32v\"))");
     let target = env::var("TARGET").unwrap_or_default();
     let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
     if let Some(isa) = isa(&target, &flags) {
@@ -35,5 +36,6 @@ fn isa(target: &str, flags: &str) -> Option<&'static str> {
             _ => None,
         };
     }
-    (target.starts_with("riscv32im") && has("+v")).then_some("rv32v")
+    // `riscv32i` and `riscv32ia..` have no multiplier.
+    target.starts_with("riscv32im").then_some(if has("+v") { "rv32v" } else { "rv32im" })
 }

@@ -3,9 +3,11 @@
 //! Nothing is kept for all rows but the state itself. The group sums are taken first, from the state as it was; their int8 views
 //! then replace them in place, and the half of their memory that becomes free holds products: accumulators of `2I` channels, one
 //! *slot* a group row. Rows are visited token by token, for a few fields at a time, so that a group needs slots only from its first token to
-//! its last: groups of one grouping that are never alive at once share a *colour*. With one field at a time the rows, columns, boxes
-//! and cells of a 9x9 Sudoku need 1 + 9 + 3 + 1 slots instead of 324; with more memory more fields go together, so that the sums over merged
-//! fields are multiplied fewer times.
+//! its last: groups of one grouping that are never alive at once share a *colour*. With one field of four tokens at a time the rows,
+//! columns, boxes and cells of a 9x9 Sudoku need 2 + 9 + 4 + 4 slots instead of 324; with more memory more fields go together, so that
+//! the sums over merged fields are multiplied fewer times.
+
+use core::ops::Range;
 
 use bytemuck::{cast_slice, cast_slice_mut};
 
@@ -18,6 +20,8 @@ use crate::layers::{Groups, Packed, Scratch, requant, scale_down};
 pub(crate) struct Caching {
     /// Fields that are worked on together.
     pub fields: usize,
+    /// Tokens that are: a tile begins at a multiple of so many.
+    pub tokens: usize,
     /// First colour of each grouping in [`Scratch::tags`].
     pub colour_starts: [usize; 9],
     /// First slot of each grouping.
@@ -30,15 +34,21 @@ impl Caching {
     /// Decides for `slots` slots and tiles of `tile` rows; fills `colours` (`[G, S]`). `last` is scratch of as many elements.
     pub(crate) fn new(groups: &Groups<'_>, slots: usize, tile: usize, colours: &mut [u16], last: &mut [u16]) -> Self {
         let (tokens, fields) = (groups.ids[0].len(), groups.fields);
-        let mut counts = [0usize; 8];
-        for (g, (colours, count)) in colours.chunks_exact_mut(tokens).zip(&mut counts).take(groups.count).enumerate() {
-            *count = colour(groups.ids[g], colours, last);
-        }
-        let counts = &mut counts[..groups.count];
-        let wide = fields.min(tile);
-        let total = |counts: &[usize], fields| -> usize { counts.iter().enumerate().map(|(g, n)| n * groups.rows_of(g, fields)).sum() };
         let full = fields <= tile && groups.rows() <= slots;
-        let fields = (1..=wide).rev().find(|&f| total(counts, f) <= slots).unwrap_or(1);
+        let mut counts = [0usize; 8];
+        let counts = &mut counts[..groups.count];
+        // As many fields as possible, for then merged sums are multiplied least often; but not fewer rows a tile than kernels work on.
+        let fitting = |least: usize, counts: &mut [usize], colours: &mut [u16], last: &mut [u16]| {
+            let shapes = (1..=fields.min(tile)).rev().flat_map(|f| (1..=tile / f).rev().map(move |t| (f, t)));
+            let mut shapes = shapes.filter(|(f, t)| f * t >= least.min(tile) && *t <= tokens);
+            shapes.find(|&(fields, together)| {
+                let all = colours.chunks_exact_mut(tokens).take(groups.count).enumerate();
+                all.for_each(|(g, colours)| counts[g] = colour(groups.ids[g], together, colours, last));
+                full || slots_of(groups, counts, fields) <= slots
+            })
+        };
+        let shape = fitting(LEAST_ROWS, counts, colours, last).or_else(|| fitting(1, counts, colours, last));
+        let (fields, together) = shape.unwrap_or((1, 1));
         if full {
             for (g, colours) in colours.chunks_exact_mut(tokens).take(groups.count).enumerate() {
                 colours.copy_from_slice(groups.ids[g]);
@@ -46,7 +56,7 @@ impl Caching {
             }
         } else {
             // Too little even for one field: groups that are alive together share a colour, which costs products.
-            while total(counts, fields) > slots {
+            while slots_of(groups, counts, fields) > slots {
                 match counts.iter_mut().filter(|n| **n > 1).max() {
                     Some(most) => *most -= 1,
                     None => break,
@@ -56,7 +66,7 @@ impl Caching {
                 colours.iter_mut().for_each(|c| *c %= count as u16);
             }
         }
-        let mut caching = Self { fields, full, ..Self::default() };
+        let mut caching = Self { fields, tokens: together, full, ..Self::default() };
         for (g, &count) in counts.iter().enumerate() {
             caching.colour_starts[g + 1] = caching.colour_starts[g] + count;
             caching.slot_starts[g + 1] = caching.slot_starts[g] + count * groups.rows_of(g, fields);
@@ -103,16 +113,25 @@ impl Caching {
     }
 }
 
-/// Gives each token the colour of its group: the lowest one free when the group first appears; it is free again after the group's last
-/// token. Returns the number of colours.
-fn colour(ids: &[u16], colours: &mut [u16], last: &mut [u16]) -> usize {
+/// Rows of a tile below which kernels waste their registers.
+const LEAST_ROWS: usize = 4;
+
+/// Slots of so many colours in each grouping, while `fields` fields are worked on.
+fn slots_of(groups: &Groups<'_>, counts: &[usize], fields: usize) -> usize {
+    counts.iter().enumerate().map(|(g, n)| n * groups.rows_of(g, fields)).sum()
+}
+
+/// Gives each token the colour of its group, where `together` tokens are worked on at once: the lowest one free when the group first
+/// appears; it is free again after the tile of the group's last token. Returns the number of colours.
+fn colour(ids: &[u16], together: usize, colours: &mut [u16], last: &mut [u16]) -> usize {
     let mut count = 0;
     for (t, &id) in ids.iter().enumerate() {
+        let tile = t / together * together;
         colours[t] = match ids[..t].iter().position(|&i| i == id) {
             Some(before) => colours[before],
             None => {
                 let end = ids.iter().rposition(|&i| i == id).unwrap_or(t);
-                let free = last[..count].iter().position(|&l| usize::from(l) < t).unwrap_or(count);
+                let free = last[..count].iter().position(|&l| usize::from(l) < tile).unwrap_or(count);
                 count = count.max(free + 1);
                 last[free] = end as u16;
                 free as u16
@@ -268,24 +287,10 @@ fn mix<'m>(
         }
         let mut token = 0;
         while token < tokens {
-            let most = (s.tile / n).min(x.in_one_piece(token * fields) / fields).min(tokens - token);
+            let most = (caching.tokens - token % caching.tokens).min(x.in_one_piece(token * fields) / fields).min(tokens - token);
             let count = (1..most).find(|&i| collides(groups, s.colours, token, token + i)).unwrap_or(most);
-            for (i, t) in (token..token + count).enumerate() {
-                for g in 0..groups.count {
-                    let slots = groups.rows_of(g, n);
-                    let colour = usize::from(s.colours[g * tokens + t]);
-                    let slot = caching.slot_starts[g] + colour * groups.rows_of(g, caching.fields);
-                    let (tag, wanted) = caching.tag(groups, s.colours, s.tags, g, t);
-                    if *tag != wanted {
-                        *tag = wanted;
-                        let from = groups.row(g, t, field) * width;
-                        let products = &mut table[slot * wide..(slot + slots) * wide];
-                        p.kernel.accumulate(&views[from..from + slots * width], &matrices.group[g], products);
-                    }
-                    for f in 0..n {
-                        s.index[(i * n + f) * groups.count + g] = (slot + if slots == 1 { 0 } else { f }) as u16;
-                    }
-                }
+            for g in 0..groups.count {
+                multiply_sums(&caching, matrices, groups, g, (token..token + count, field..field + n), (views, table), (width, wide), s, p);
             }
             // Whole tokens lie one behind the other, else a token's fields do.
             let (runs, each) = if n == fields { (1, count * n) } else { (count, n) };
@@ -302,6 +307,53 @@ fn mix<'m>(
             token += count;
         }
     }
+}
+
+/// Products of grouping `g` that a tile of `tokens` and `fields` needs and that are not there yet; where they are goes into the index.
+#[expect(clippy::too_many_arguments, reason = "the inside of a loop")]
+fn multiply_sums(
+    caching: &Caching,
+    matrices: &Matrices<'_>,
+    groups: &Groups<'_>,
+    g: usize,
+    (tokens, fields): (Range<usize>, Range<usize>),
+    (views, table): (&[i8], &mut [i32]),
+    (width, wide): (usize, usize),
+    s: &mut Scratch<'_>,
+    p: &Packed<'_>,
+) {
+    let (n, all) = (fields.len(), groups.ids[g].len());
+    let each = groups.rows_of(g, n);
+    let distance = groups.rows_of(g, caching.fields);
+    // Views that are multiplied together lie in the tile's input, and their slots one behind the other.
+    let (mut slot_of_first, mut rows) = (0, 0);
+    let multiply = |first: usize, rows: usize, input: &[i8], table: &mut [i32]| {
+        if rows > 0 {
+            p.kernel.accumulate(&input[..rows * width], &matrices.group[g], &mut table[first * wide..(first + rows) * wide]);
+        }
+    };
+    for (i, t) in tokens.enumerate() {
+        let slot = caching.slot_starts[g] + usize::from(s.colours[g * all + t]) * distance;
+        for f in 0..n {
+            s.index[(i * n + f) * groups.count + g] = (slot + if groups.merged[g] { 0 } else { f }) as u16;
+        }
+        let (tag, wanted) = caching.tag(groups, s.colours, s.tags, g, t);
+        if *tag == wanted {
+            continue;
+        }
+        *tag = wanted;
+        if rows > 0 && (slot != slot_of_first + rows || rows + each > s.tile) {
+            multiply(slot_of_first, rows, s.tile_input, table);
+            rows = 0;
+        }
+        if rows == 0 {
+            slot_of_first = slot;
+        }
+        let from = groups.row(g, t, fields.start) * width;
+        s.tile_input[rows * width..(rows + each) * width].copy_from_slice(&views[from..from + each * width]);
+        rows += each;
+    }
+    multiply(slot_of_first, rows, s.tile_input, table);
 }
 
 /// Whether token `t` wants a colour for another group than one of the tokens `first..t` of the same tile.

@@ -69,6 +69,11 @@ const STEPS: &[Step] = &[
     Step { name: "docs", about: "rustdoc without warnings", run: docs },
     Step { name: "bare", about: "hrm-core on bare metal targets", run: bare::build },
     Step { name: "qemu", about: "firmware of every emulated board against the host", run: || qemu::run(&qemu::Options::default()) },
+    Step {
+        name: "kernels-foreign",
+        about: "kernels of other processors, emulated, against the scalar law",
+        run: || qemu::kernels::run(false, true),
+    },
     Step { name: "miri", about: "parser and scalar path under Miri", run: miri },
 ];
 

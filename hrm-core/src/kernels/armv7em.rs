@@ -57,11 +57,20 @@ impl Tile for Smlad {
 
     #[inline(always)]
     fn clear_sums<const N: usize>(buffer: &mut MaybeUninit<[i32; N]>) -> &mut [i32; N] {
-        const { assert!(N % 32 == 0 && N > 0) }
+        const { assert!(N % 32 == 0 && N > 0 && MOST_SUMS % 32 == 0) }
         // SAFETY: the buffer has `N` words, a multiple of 32 that is not 0; after the call all of them are initialised.
         unsafe {
             clear_words(buffer.as_mut_ptr().cast(), N / 32);
             buffer.assume_init_mut()
+        }
+    }
+
+    #[inline(always)]
+    fn zero(sums: &mut [i32], panels: usize) {
+        let blocks = (panels * ROWS * CHANNELS).div_ceil(32).min(sums.len() / 32);
+        if blocks > 0 {
+            // SAFETY: so many words are there, as was just seen.
+            unsafe { clear_words(sums.as_mut_ptr(), blocks) }
         }
     }
 

@@ -12,6 +12,10 @@ mod avx512vnni;
 #[cfg(hrm_isa = "mve")]
 mod mve;
 pub mod reference;
+#[cfg(hrm_isa = "rv32im")]
+mod rv32im;
+#[cfg(hrm_isa = "rv32v")]
+mod rv32v;
 mod scalar;
 pub mod tables;
 mod tiled;
@@ -93,6 +97,59 @@ impl<'a> Bases<'a> {
     }
 }
 
+/// A whole gated MLP with its residual and norm ([`Kernel::gated_mlp`]).
+#[derive(Clone, Copy, Debug)]
+pub struct Mlp<'a> {
+    /// Gate and up on the row itself, `[2I, C]`.
+    pub own: Columns<'a>,
+    /// Requantisation of gate and up.
+    pub up_scale: Requant<'a>,
+    /// Output, `[C, I]`.
+    pub down: Columns<'a>,
+    /// Requantisation of the output.
+    pub down_scale: Requant<'a>,
+    /// View multiplier of the input.
+    pub m_in: i16,
+    /// Unit of the gate, 0 to 4.
+    pub gate_shift: u32,
+    /// Unit of the output, 0 to 12.
+    pub residual_shift: u32,
+    /// Inputs from group sums, if there are any.
+    pub groups: Option<GroupInputs<'a>>,
+}
+
+/// The group sums that a gated MLP reads. Group rows of all groupings are stacked.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupInputs<'a> {
+    /// Gate and up on the sums of each grouping, `[G]` of `[2I, C]`.
+    pub columns: &'a [Columns<'a>],
+    /// View multipliers of the sums, `[G]`.
+    pub m: &'a [i16],
+    /// First group row of each grouping, and the end of the last.
+    pub starts: &'a [usize],
+    /// `[R, G]`: group row of each row in each grouping.
+    pub index: &'a [u16],
+    /// The same the other way round: rows of the first group row, of the second, and so on.
+    pub members: &'a [u16],
+    /// End of each group row in `members`.
+    pub ends: &'a [u32],
+}
+
+/// Scratch of [`Kernel::gated_mlp`]; what it holds afterwards means nothing.
+#[derive(Debug)]
+pub struct MlpScratch<'a> {
+    /// `R * C` bytes, `R` rounded up to a multiple of 12.
+    pub view: &'a mut [i8],
+    /// A byte for each channel of each group row.
+    pub sum_views: &'a mut [i8],
+    /// 32 words for each group row.
+    pub table: &'a mut [i32],
+    /// `R * I` bytes, `R` rounded up to a multiple of 12.
+    pub hidden: &'a mut [i8],
+    /// `8 * C` elements.
+    pub delta: &'a mut [i16],
+}
+
 /// A kernel that this CPU can execute. Obtained from [`Kernel::best`] or [`Kernel::by_name`], which prove the CPU feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kernel(Isa);
@@ -109,6 +166,10 @@ enum Isa {
     Armv7em,
     #[cfg(hrm_isa = "mve")]
     Mve,
+    #[cfg(hrm_isa = "rv32im")]
+    Rv32im,
+    #[cfg(hrm_isa = "rv32v")]
+    Rv32v,
 }
 
 /// Whether this CPU has the features: asked at run time with `std`, else what the build was told.
@@ -137,6 +198,10 @@ macro_rules! dispatch {
             Isa::Armv7em => armv7em::$function($($arg),*),
             #[cfg(hrm_isa = "mve")]
             Isa::Mve => mve::$function($($arg),*),
+            #[cfg(hrm_isa = "rv32im")]
+            Isa::Rv32im => rv32im::$function($($arg),*),
+            #[cfg(hrm_isa = "rv32v")]
+            Isa::Rv32v => rv32v::$function($($arg),*),
         }
     };
 }
@@ -156,7 +221,11 @@ impl Kernel {
         let others = [Some(Self(Isa::Armv7em))];
         #[cfg(hrm_isa = "mve")]
         let others = [Some(Self(Isa::Mve))];
-        #[cfg(not(any(target_arch = "x86_64", hrm_isa = "dsp", hrm_isa = "mve")))]
+        #[cfg(hrm_isa = "rv32im")]
+        let others = [Some(Self(Isa::Rv32im))];
+        #[cfg(hrm_isa = "rv32v")]
+        let others = [Some(Self(Isa::Rv32v))];
+        #[cfg(not(any(target_arch = "x86_64", hrm_isa = "dsp", hrm_isa = "mve", hrm_isa = "rv32im", hrm_isa = "rv32v")))]
         let others = [None];
         [Self::REFERENCE, Self(Isa::Scalar)].into_iter().chain(others.into_iter().flatten())
     }
@@ -187,6 +256,26 @@ impl Kernel {
             Isa::Armv7em => "armv7em",
             #[cfg(hrm_isa = "mve")]
             Isa::Mve => "mve",
+            #[cfg(hrm_isa = "rv32im")]
+            Isa::Rv32im => "rv32im",
+            #[cfg(hrm_isa = "rv32v")]
+            Isa::Rv32v => "rv32v",
+        }
+    }
+
+    /// Multiply-accumulates on registers alone, to learn the peak of this CPU at its present clock: `rounds` of a few independent chains.
+    /// Returns the MACs and a value that depends on all of them; `None` where the kernel has no such loop.
+    #[must_use]
+    pub fn multiply_only(self, rounds: usize) -> Option<(u64, i32)> {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Some(avx2::multiply_only(rounds)),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => Some(avx512vnni::multiply_only(rounds)),
+            _ => {
+                let _ = rounds;
+                None
+            }
         }
     }
 
@@ -203,7 +292,8 @@ impl Kernel {
 
     /// `out = view8(x, m)` element by element; `1 <= m`.
     pub fn view8(self, x: &[i16], m: i16, out: &mut [i8]) {
-        dispatch!(self.0, view8_slice(x, m, out));
+        let n = x.len().min(out.len());
+        dispatch!(self.0, view8_slice(&x[..n], m, &mut out[..n]));
     }
 
     /// `out[r][n] = sum_k a[r][k] * w[n][k]`; `a` `[R, K]`, `out` `[R, N]`.
@@ -238,6 +328,10 @@ impl Kernel {
             Isa::Armv7em => armv7em::gated(a, w, q, bases, shift, gate_up, out),
             #[cfg(hrm_isa = "mve")]
             Isa::Mve => mve::gated(a, w, q, bases, shift, gate_up, out),
+            #[cfg(hrm_isa = "rv32im")]
+            Isa::Rv32im => rv32im::gated(a, w, q, bases, shift, gate_up, out),
+            #[cfg(hrm_isa = "rv32v")]
+            Isa::Rv32v => rv32v::gated(a, w, q, bases, shift, gate_up, out),
             Isa::Scalar => scalar::gated(a, w, q, bases, shift, gate_up, out),
             _ => {
                 self.project(a, w, q, bases, gate_up);
@@ -249,6 +343,19 @@ impl Kernel {
     /// `x <- norm(sat16(x + d))` for each row of `width` elements.
     pub fn add_norm(self, x: &mut [i16], d: &[i16], width: usize) {
         dispatch!(self.0, add_norm(x, d, width));
+    }
+
+    /// The whole of [`Mlp`] on the rows of `x` (`[R, C]`), in place. Returns `false` and does nothing where this kernel has no such form, or
+    /// not for this shape (whole registers) or scratch: then the caller does it step by step.
+    pub fn gated_mlp(self, mlp: &Mlp<'_>, x: &mut [i16], scratch: &mut MlpScratch<'_>) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => avx512vnni::gated_mlp(mlp, x, scratch),
+            _ => {
+                let _ = (mlp, x, scratch);
+                false
+            }
+        }
     }
 
     /// Adds each row of `a` (`[R, C]`) to the sums (`[group rows, C]`) of its groups; `index` is `[R, G]`. Sums of at most 256 rows fit.

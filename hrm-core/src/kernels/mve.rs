@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 use core::arch::naked_asm;
+use core::mem::MaybeUninit;
 
 use super::reference::norm_factor;
 use super::tiled::{self, CHUNK, MOST_COLUMNS, MOST_SUMS, SILU_LINES, Tile};
@@ -55,6 +56,33 @@ impl Tile for Helium {
     type Buffer = [i8; ROWS * MOST_COLUMNS];
     const BUFFER: Self::Buffer = [0; ROWS * MOST_COLUMNS];
 
+    #[inline(always)]
+    fn clear_input(buffer: &mut MaybeUninit<Self::Buffer>) -> &mut Self::Buffer {
+        // SAFETY: the buffer is as long as it is said to be; after the call all of it is initialised, and `i8` has no bad values.
+        unsafe {
+            clear_words(buffer.as_mut_ptr().cast(), size_of::<Self::Buffer>() / 4);
+            buffer.assume_init_mut()
+        }
+    }
+
+    #[inline(always)]
+    fn clear_sums<const N: usize>(buffer: &mut MaybeUninit<[i32; N]>) -> &mut [i32; N] {
+        // SAFETY: the buffer has `N` words; after the call all of them are initialised.
+        unsafe {
+            clear_words(buffer.as_mut_ptr().cast(), N);
+            buffer.assume_init_mut()
+        }
+    }
+
+    #[inline(always)]
+    fn zero(sums: &mut [i32], panels: usize) {
+        for sums in sums.chunks_exact_mut(CHUNK).take(ROWS) {
+            let n = (panels * CHANNELS).min(sums.len());
+            // SAFETY: `n` words of the row.
+            unsafe { clear_words(sums.as_mut_ptr(), n) }
+        }
+    }
+
     fn ready(w: &Columns<'_>) -> bool {
         w.k > 0 && w.n > 0 && w.packed().len() >= packed_words(w.n, w.k)
     }
@@ -64,7 +92,7 @@ impl Tile for Helium {
         for (r, row) in rows.chunks_exact(k).enumerate() {
             let (steps, tail) = row.as_chunks::<STEP>();
             let mut places = out[r * STEP..].chunks_mut(ROWS * STEP);
-            for (to, step) in (&mut places).zip(steps) {
+            for (step, to) in steps.iter().zip(&mut places) {
                 to[..STEP].copy_from_slice(step);
             }
             if let Some(to) = places.next().filter(|_| !tail.is_empty()) {
@@ -109,7 +137,8 @@ impl Tile for Helium {
                 unsafe { begin_row(sums.as_mut_ptr(), bias.as_ptr(), &bases, n) }
             }
             _ => {
-                sums.copy_from_slice(bias);
+                // SAFETY: `n` words of both.
+                unsafe { copy_words(bias.as_ptr(), sums.as_mut_ptr(), n) }
                 for base in bases {
                     sums.iter_mut().zip(*base).for_each(|(s, b)| *s += b);
                 }
@@ -119,7 +148,9 @@ impl Tile for Helium {
 
     #[inline(always)]
     fn copy(sums: &[i32], row: usize, out: &mut [i32]) {
-        out.copy_from_slice(&sums[row * CHUNK..][..out.len()]);
+        let sums = &sums[row * CHUNK..][..out.len()];
+        // SAFETY: both have as many words.
+        unsafe { copy_words(sums.as_ptr(), out.as_mut_ptr(), sums.len()) }
     }
 
     #[inline(always)]
@@ -149,6 +180,44 @@ impl Tile for Helium {
         // SAFETY: five slices of `n` elements and a table of 64 pairs, which no index leaves: it comes from at most 8191.
         unsafe { hidden_row(&what) }
     }
+}
+
+/// Writes zeros.
+///
+/// # Safety
+/// `to` has `words` words to write.
+#[unsafe(naked)]
+unsafe extern "C" fn clear_words(to: *mut i32, words: usize) {
+    naked_asm!(
+        env!("HRM_CPU"),
+        "push {{r4, lr}}",
+        "vmov.i32 q0, #0",
+        "wlstp.32 lr, r1, 3f",
+        "2:",
+        "vstrw.32 q0, [r0], #16",
+        "letp lr, 2b",
+        "3:",
+        "pop {{r4, pc}}",
+    )
+}
+
+/// Copies words.
+///
+/// # Safety
+/// `words` words to read and to write, which do not overlap.
+#[unsafe(naked)]
+unsafe extern "C" fn copy_words(from: *const i32, to: *mut i32, words: usize) {
+    naked_asm!(
+        env!("HRM_CPU"),
+        "push {{r4, lr}}",
+        "wlstp.32 lr, r2, 3f",
+        "2:",
+        "vldrw.u32 q0, [r0], #16",
+        "vstrw.32 q0, [r1], #16",
+        "letp lr, 2b",
+        "3:",
+        "pop {{r4, pc}}",
+    )
 }
 
 /// What [`dot_panels`] works on.
@@ -496,9 +565,50 @@ unsafe extern "C" fn sum_row(row: *const i8, sums: *mut i16, n: usize) {
     )
 }
 
+/// [`sum_row`] for four rows of sums.
+///
+/// # Safety
+/// `n` elements each; the sums do not overlap.
+#[unsafe(naked)]
+unsafe extern "C" fn sum_row_4(row: *const i8, sums: &[*mut i16; 4], n: usize) {
+    naked_asm!(
+        env!("HRM_CPU"),
+        "push {{r4-r6, lr}}",
+        "ldm r1, {{r3, r4, r5, r6}}",
+        "wlstp.16 lr, r2, 3f",
+        "2:",
+        "vldrb.s16 q0, [r0], #8",
+        "vldrh.u16 q1, [r3]",
+        "vadd.i16 q1, q1, q0",
+        "vldrh.u16 q2, [r4]",
+        "vstrh.16 q1, [r3], #16",
+        "vadd.i16 q2, q2, q0",
+        "vldrh.u16 q1, [r5]",
+        "vstrh.16 q2, [r4], #16",
+        "vadd.i16 q1, q1, q0",
+        "vldrh.u16 q2, [r6]",
+        "vstrh.16 q1, [r5], #16",
+        "vadd.i16 q2, q2, q0",
+        "vstrh.16 q2, [r6], #16",
+        "letp lr, 2b",
+        "3:",
+        "pop {{r4-r6, pc}}",
+    )
+}
+
 /// Adds each row of `a` (`[R, C]`) to the sums (`[group rows, C]`) of its groups; `index` is `[R, G]`.
 pub fn group_sums(a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) {
     for (row, groups) in a.chunks_exact(channels).zip(index.chunks_exact(groupings)) {
+        if let &[a, b, c, d] = groups {
+            let at = [a, b, c, d].map(|group| usize::from(group) * channels);
+            let distinct = a != b && a != c && a != d && b != c && b != d && c != d;
+            if distinct && at.iter().all(|at| at + channels <= sums.len()) {
+                let first = sums.as_mut_ptr();
+                // SAFETY: the four rows lie in the sums and do not overlap, as was just seen; the row has `channels` bytes.
+                unsafe { sum_row_4(row.as_ptr(), &at.map(|at| first.add(at)), channels) };
+                continue;
+            }
+        }
         for &group in groups {
             let sums = &mut sums[usize::from(group) * channels..][..channels];
             // SAFETY: both have `channels` elements.

@@ -1,4 +1,4 @@
-//! Cores without SIMD (RISC-V with a multiplier, Cortex-M3, any host): tiles of 4 rows by 4 channels, so that a loaded value is used four
+//! Cores without SIMD (Cortex-M3, any host): tiles of 4 rows by 4 channels, so that a loaded value is used four
 //! times; bit-identical to [`super::reference`]. Weights are read in place.
 
 use super::tiled::{self, MOST_COLUMNS, Tile};
@@ -24,11 +24,7 @@ impl Tile for Scalar {
 
     #[inline(always)]
     fn arrange(rows: &[i8], k: usize, out: &mut [i8]) {
-        for (r, row) in rows.chunks_exact(k).enumerate() {
-            for (to, &a) in out[r..].iter_mut().step_by(SIDE).zip(row) {
-                *to = a;
-            }
-        }
+        tiled::interleave::<SIDE>(rows, k, out);
     }
 
     #[inline(always)]

@@ -41,6 +41,12 @@ pub(super) trait Tile {
         buffer.write([0; N])
     }
 
+    /// Zeroes the sums of `panels` panels.
+    #[inline(always)]
+    fn zero(sums: &mut [i32], panels: usize) {
+        sums[..panels * Self::ROWS * Self::CHANNELS].fill(0);
+    }
+
     /// Whether the inner loop can work on this block: its packed form is complete, or not needed.
     fn ready(w: &Columns<'_>) -> bool;
 
@@ -76,22 +82,52 @@ pub(super) trait Tile {
     }
 }
 
-/// [`Tile::copy`] for any tile.
+/// Calls `f` with the place and the sums of each whole four channels of row `row` up to channel `n`; then `g` for each single one left.
 #[inline(always)]
-pub(super) fn copy<T: Tile + ?Sized>(sums: &[i32], row: usize, out: &mut [i32]) {
-    for (out, sums) in out.chunks_mut(T::CHANNELS).zip(sums_of::<T>(sums, row)) {
-        out.iter_mut().zip(sums).for_each(|(o, s)| *o = *s);
+fn for_each_channel<T: Tile + ?Sized>(
+    sums: &[i32],
+    row: usize,
+    n: usize,
+    mut f: impl FnMut(usize, &[i32; 4]),
+    mut g: impl FnMut(usize, i32),
+) {
+    let mut at = 0;
+    for panel in sums.chunks_exact(T::ROWS * T::CHANNELS) {
+        for quad in panel[row * T::CHANNELS..][..T::CHANNELS].as_chunks::<4>().0 {
+            if at + 4 <= n {
+                f(at, quad);
+            } else {
+                (at..n).zip(quad).for_each(|(at, &sum)| g(at, sum));
+            }
+            at += 4;
+        }
+        if at >= n {
+            return;
+        }
     }
 }
 
-/// [`Tile::narrow`] for any tile.
+/// [`Tile::copy`] for any tile of a multiple of four channels.
+#[inline(always)]
+pub(super) fn copy<T: Tile + ?Sized>(sums: &[i32], row: usize, out: &mut [i32]) {
+    let n = out.len();
+    let (quads, tail) = out.as_chunks_mut::<4>();
+    for_each_channel::<T>(sums, row, n, |at, sums| quads[at / 4] = *sums, |at, sum| tail[at % 4] = sum);
+}
+
+/// [`Tile::narrow`] for any tile of a multiple of four channels.
 #[inline(always)]
 pub(super) fn narrow<T: Tile + ?Sized>(sums: &[i32], row: usize, shift: u32, mult: &[i32], out: &mut [i16]) {
-    for ((out, mult), sums) in out.chunks_mut(T::CHANNELS).zip(mult.chunks(T::CHANNELS)).zip(sums_of::<T>(sums, row)) {
-        for ((o, &m), &sum) in out.iter_mut().zip(mult).zip(sums) {
-            *o = requant(sum, shift, m) as i16;
+    let n = out.len();
+    let (mults, mult_tail) = mult.as_chunks::<4>();
+    let (quads, tail) = out.as_chunks_mut::<4>();
+    let four = |at: usize, sums: &[i32; 4]| {
+        let (out, mults) = (&mut quads[at / 4], &mults[at / 4]);
+        for i in 0..4 {
+            out[i] = requant(sums[i], shift, mults[i]) as i16;
         }
-    }
+    };
+    for_each_channel::<T>(sums, row, n, four, |at, sum| tail[at % 4] = requant(sum, shift, mult_tail[at % 4]) as i16);
 }
 
 /// [`Tile::hidden`] for any tile.
@@ -106,26 +142,34 @@ pub(super) fn hidden<T: Tile + ?Sized>(
 ) {
     let lines = &SILU_LINES[gate_shift as usize];
     let (gates, ups) = sums.split_at(MOST_SUMS);
-    let mults = gate_mult.chunks_exact(T::CHANNELS).zip(up_mult.chunks_exact(T::CHANNELS));
-    let sums = sums_of::<T>(gates, row).zip(sums_of::<T>(ups, row));
-    for ((out, (gate_mult, up_mult)), (gates, ups)) in out.chunks_exact_mut(T::CHANNELS).zip(mults).zip(sums) {
-        for ((o, (&g, &gm)), (&u, &um)) in out.iter_mut().zip(gates.iter().zip(gate_mult)).zip(ups.iter().zip(up_mult)) {
-            *o = glu(requant(g, shift, gm), requant(u, shift, um), gate_shift, lines);
+    let mults = gate_mult.as_chunks::<4>().0.iter().zip(up_mult.as_chunks::<4>().0);
+    let panels = gates.chunks_exact(T::ROWS * T::CHANNELS).zip(ups.chunks_exact(T::ROWS * T::CHANNELS));
+    let mut places = out.as_chunks_mut::<4>().0.iter_mut().zip(mults);
+    for (gates, ups) in panels.take(gate_mult.len() / T::CHANNELS) {
+        let (gates, ups) = (&gates[row * T::CHANNELS..][..T::CHANNELS], &ups[row * T::CHANNELS..][..T::CHANNELS]);
+        let quads = gates.as_chunks::<4>().0.iter().zip(ups.as_chunks::<4>().0);
+        for ((gates, ups), (out, (gate_mults, up_mults))) in quads.zip(&mut places) {
+            for i in 0..4 {
+                let (gate, up) = (requant(gates[i], shift, gate_mults[i]), requant(ups[i], shift, up_mults[i]));
+                out[i] = glu(gate, up, gate_shift, lines);
+            }
         }
     }
 }
 
-/// [`Tile::begin`] for any tile.
+/// [`Tile::begin`] for any tile of a multiple of four channels.
 #[inline(always)]
 pub(super) fn begin<T: Tile + ?Sized>(sums: &mut [i32], row: usize, bias: &[i32], bases: &[&[i32]]) {
-    let rows = sums.chunks_exact_mut(T::CHANNELS).skip(row).step_by(T::ROWS);
-    for (sums, bias) in rows.zip(bias.chunks(T::CHANNELS)) {
-        sums[..bias.len()].copy_from_slice(bias);
-    }
-    for base in bases {
-        let rows = sums.chunks_exact_mut(T::CHANNELS).skip(row).step_by(T::ROWS);
-        for (sums, base) in rows.zip(base.chunks(T::CHANNELS)) {
-            sums.iter_mut().zip(base).for_each(|(s, b)| *s += b);
+    for (i, start) in core::iter::once(&bias).chain(bases).enumerate() {
+        for (sums, start) in sums.chunks_exact_mut(T::ROWS * T::CHANNELS).zip(start.chunks(T::CHANNELS)) {
+            let (sums, _) = sums[row * T::CHANNELS..][..T::CHANNELS].as_chunks_mut::<4>();
+            let (quads, tail) = start.as_chunks::<4>();
+            for (sums, quad) in sums.iter_mut().zip(quads) {
+                *sums = if i == 0 { *quad } else { core::array::from_fn(|c| sums[c] + quad[c]) };
+            }
+            if let Some(sums) = sums.get_mut(quads.len()) {
+                sums.iter_mut().zip(tail).for_each(|(s, t)| *s = if i == 0 { *t } else { *s + t });
+            }
         }
     }
 }
@@ -163,6 +207,16 @@ pub(super) fn requant(acc: i32, shift: u32, mult: i32) -> i32 {
     (((i64::from(acc << shift) * i64::from(mult)) >> 32) as i32).clamp(-32768, 32767)
 }
 
+/// Arranges up to `SIDE` rows as `[K][SIDE]`; places of rows that are not there keep what they had.
+#[inline(always)]
+pub(super) fn interleave<const SIDE: usize>(rows: &[i8], k: usize, out: &mut [i8]) {
+    for (r, row) in rows.chunks_exact(k).enumerate() {
+        for (to, &a) in out.as_chunks_mut::<SIDE>().0.iter_mut().zip(row) {
+            to[r % SIDE] = a;
+        }
+    }
+}
+
 /// Calls `f` with each tile of rows: its first row, how many, and the arranged activations.
 #[inline(always)]
 fn for_each_tile<T: Tile>(a: &[i8], k: usize, mut f: impl FnMut(usize, usize, &[T::Input])) {
@@ -198,7 +252,7 @@ fn accumulators<T: Tile>(
 ) {
     let panels = count.div_ceil(T::CHANNELS);
     match bias {
-        None => sums.fill(0),
+        None => T::zero(sums, panels),
         Some(bias) => {
             for r in 0..rows {
                 let mut list: [&[i32]; 8] = [&[]; 8];
@@ -226,12 +280,6 @@ pub(super) fn accumulate<T: Tile>(a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
             }
         }
     });
-}
-
-/// Sums of row `r` of a tile, panel by panel.
-#[inline(always)]
-fn sums_of<T: Tile + ?Sized>(sums: &[i32], r: usize) -> impl Iterator<Item = &[i32]> {
-    sums.chunks_exact(T::CHANNELS).skip(r).step_by(T::ROWS)
 }
 
 /// `out[r][n] = requant(W a + bases + bias)`.

@@ -45,6 +45,7 @@ struct Job {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is no allocator, and one job at a time")]
 enum What {
     Solve {
         guesses: Guesses,

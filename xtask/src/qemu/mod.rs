@@ -3,6 +3,7 @@
 mod compare;
 mod emulator;
 mod install;
+pub mod kernels;
 pub mod machine;
 mod proofs;
 mod serial;
@@ -20,6 +21,9 @@ use machine::{MACHINES, Machine};
 /// How much is run.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Options {
+    /// `bench`: the kernels of every core against the scalar law, and their instructions per MAC, instead of the images.
+    #[arg(value_parser = ["bench"])]
+    task: Option<String>,
     /// 200 puzzles of every size, instead of a few.
     #[arg(long)]
     full: bool,
@@ -36,6 +40,9 @@ pub struct Options {
 /// # Errors
 /// A machine differs from the host, from what is committed beside its image, or from its budget; an image fails.
 pub fn run(options: &Options) -> Result<Done> {
+    if options.task.is_some() {
+        return kernels::run(options.bless, false);
+    }
     if let Some(why) = install::ensure()? {
         return Ok(Done::Skipped(why));
     }

@@ -124,13 +124,8 @@ fn noise(machine: &Machine) -> Result<String> {
 
 fn abuse(random: &mut Stream) -> Vec<u8> {
     let puzzle = solve(".234341221434321");
-    let valid = [
-        Request::Info(Versions::OURS),
-        Request::Ping(Ping { value: 1 }),
-        puzzle,
-        Request::Cancel(Cancel { tag: 1 }),
-        Request::SelfTest,
-    ];
+    let valid =
+        [Request::Info(Versions::OURS), Request::Ping(Ping { value: 1 }), puzzle, Request::Cancel(Cancel { tag: 1 }), Request::SelfTest];
     let mut pick = |below: usize| random.next_u32() as usize % below;
     let mut bytes = frame(1, &valid[pick(valid.len())]);
     match pick(4) {
@@ -165,7 +160,15 @@ fn hard(_: &Machine) -> Result<String> {
 }
 
 fn solve(text: &str) -> Request<'_> {
-    Request::Solve(Solve { puzzle: Puzzle::Text(text), segments: 0, guesses: 0, time_ms: 0, seed: 0, select: None, report: Report::Outcome })
+    Request::Solve(Solve {
+        puzzle: Puzzle::Text(text),
+        segments: 0,
+        guesses: 0,
+        time_ms: 0,
+        seed: 0,
+        select: None,
+        report: Report::Outcome,
+    })
 }
 
 fn model(size: usize) -> PathBuf {

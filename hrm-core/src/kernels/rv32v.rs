@@ -1,0 +1,127 @@
+//! RISC-V vectors of at least 128 bits, bit-identical to [`super::reference`].
+//!
+//! Lanes are channels: `VWMACC.VX` multiplies sixteen 16-bit weights by one activation and adds to 32-bit sums. A tile is 4 rows by 16
+//! channels. Weights are packed as 16-bit values, `[N / 16][K][16]`.
+#![allow(unsafe_code)]
+
+use core::arch::naked_asm;
+
+use super::tiled::{self, MOST_COLUMNS, Tile};
+use super::{Bases, Columns, Requant};
+
+pub use super::reference::{add_norm, glu_rows, group_sums, view8_slice};
+
+const ROWS: usize = 4;
+const CHANNELS: usize = 16;
+
+/// Words of the packed form of `n` x `k` weights.
+pub const fn packed_words(n: usize, k: usize) -> usize {
+    n.div_ceil(CHANNELS) * CHANNELS * k / 2
+}
+
+/// Packs a block of columns into `out`.
+pub fn pack(w: &Columns<'_>, out: &mut [i32]) {
+    let out: &mut [i16] = bytemuck::cast_slice_mut(out);
+    for (p, panel) in out.chunks_exact_mut(CHANNELS * w.k).enumerate() {
+        panel.fill(0);
+        for channel in 0..CHANNELS.min(w.n.saturating_sub(p * CHANNELS)) {
+            for (to, &weight) in panel[channel..].iter_mut().step_by(CHANNELS).zip(w.row(p * CHANNELS + channel)) {
+                *to = i16::from(weight);
+            }
+        }
+    }
+}
+
+/// `[K][4 rows]` activations.
+struct Vectors;
+
+impl Tile for Vectors {
+    const ROWS: usize = ROWS;
+    const CHANNELS: usize = CHANNELS;
+    type Input = i8;
+    type Buffer = [i8; ROWS * MOST_COLUMNS];
+    const BUFFER: Self::Buffer = [0; ROWS * MOST_COLUMNS];
+
+    fn ready(w: &Columns<'_>) -> bool {
+        w.k > 0 && w.packed().len() >= packed_words(w.n, w.k)
+    }
+
+    #[inline(always)]
+    fn arrange(rows: &[i8], k: usize, out: &mut [i8]) {
+        tiled::interleave::<ROWS>(rows, k, out);
+    }
+
+    #[inline(always)]
+    fn dot(input: &[i8], w: &Columns<'_>, first: usize, panels: usize, sums: &mut [i32]) {
+        let words = CHANNELS * w.k / 2;
+        let weights = &w.packed()[first / CHANNELS * words..][..panels * words];
+        let (input, sums) = (&input[..ROWS * w.k], &mut sums[..panels * ROWS * CHANNELS]);
+        if panels > 0 {
+            // SAFETY: the slices were just cut to what the loop reads and writes; `k` is not 0, as the block is ready.
+            unsafe { panels_of(sums.as_mut_ptr(), input.as_ptr(), weights.as_ptr().cast(), w.k, panels) }
+        }
+    }
+}
+
+/// `sums[p][r][c] += sum_k input[k][r] * weights[p][k][c]`.
+///
+/// # Safety
+/// `k` and `panels` are not 0; `input` has `4 * k` bytes, `weights` `16 * k * panels` halfwords to read, `sums` `64 * panels` words.
+#[unsafe(naked)]
+unsafe extern "C" fn panels_of(sums: *mut i32, input: *const i8, weights: *const i16, k: usize, panels: usize) {
+    naked_asm!(
+        ".option push",
+        ".option arch, +v",
+        "2:",
+        "vsetivli zero, 16, e32, m4, ta, ma",
+        "addi t0, a0, 64",
+        "addi t1, a0, 128",
+        "addi t2, a0, 192",
+        "vle32.v v8, (a0)",
+        "vle32.v v12, (t0)",
+        "vle32.v v16, (t1)",
+        "vle32.v v20, (t2)",
+        "vsetivli zero, 16, e16, m2, ta, ma",
+        "mv a5, a1",
+        "mv a6, a3",
+        "3:",
+        "vle16.v v4, (a2)",
+        "lb t3, 0(a5)",
+        "lb t4, 1(a5)",
+        "lb t5, 2(a5)",
+        "lb t6, 3(a5)",
+        "vwmacc.vx v8, t3, v4",
+        "vwmacc.vx v12, t4, v4",
+        "vwmacc.vx v16, t5, v4",
+        "vwmacc.vx v20, t6, v4",
+        "addi a2, a2, 32",
+        "addi a5, a5, 4",
+        "addi a6, a6, -1",
+        "bnez a6, 3b",
+        "vsetivli zero, 16, e32, m4, ta, ma",
+        "vse32.v v8, (a0)",
+        "vse32.v v12, (t0)",
+        "vse32.v v16, (t1)",
+        "vse32.v v20, (t2)",
+        "addi a0, a0, 256",
+        "addi a4, a4, -1",
+        "bnez a4, 2b",
+        "ret",
+        ".option pop",
+    )
+}
+
+/// `out[r][n] = sum_k a[r][k] * w[n][k]`.
+pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
+    tiled::accumulate::<Vectors>(a, w, out);
+}
+
+/// `out[r][n] = requant(W a + bases + bias)`.
+pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) {
+    tiled::project::<Vectors>(a, w, q, bases, out);
+}
+
+/// [`project`], then the hidden values of the gated MLP.
+pub fn gated(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, shift: u32, gate_up: &mut [i16], out: &mut [i8]) {
+    tiled::gated::<Vectors>(a, w, q, bases, shift, gate_up, out);
+}

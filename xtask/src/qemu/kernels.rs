@@ -1,0 +1,183 @@
+//! `cargo xtask qemu bench`: the kernels of every emulated core against the scalar law, and their instructions per multiply-accumulate.
+//!
+//! The image is `firmware/kernels`. Instructions are exact and the same on every host, so the totals of a whole segment are committed beside
+//! it, and one that grows by more than 2 % is an error.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::install;
+use crate::test::{Done, must};
+use crate::{bare, cargo};
+
+/// An emulated core.
+struct Core {
+    name: &'static str,
+    /// Feature of the image, which names the memory of the machine.
+    feature: Option<&'static str>,
+    target: &'static str,
+    flags: &'static str,
+    qemu: (&'static str, &'static [&'static str]),
+}
+
+const ARM: &str = "qemu-system-arm";
+const CORES: [Core; 7] = [
+    Core { name: "Cortex-M3", feature: Some("an385"), target: "thumbv7m-none-eabi", flags: "", qemu: (ARM, &["mps2-an385"]) },
+    Core { name: "Cortex-M4F", feature: Some("an386"), target: "thumbv7em-none-eabihf", flags: "", qemu: (ARM, &["mps2-an386"]) },
+    Core { name: "Cortex-M7", feature: Some("an500"), target: "thumbv7em-none-eabihf", flags: "", qemu: (ARM, &["mps2-an500"]) },
+    Core {
+        name: "Cortex-M33",
+        feature: Some("an505"),
+        target: "thumbv8m.main-none-eabihf",
+        flags: "-C target-cpu=cortex-m33",
+        qemu: (ARM, &["mps2-an505"]),
+    },
+    Core {
+        name: "Cortex-M55",
+        feature: Some("an547"),
+        target: "thumbv8m.main-none-eabihf",
+        flags: "-C target-cpu=cortex-m55",
+        qemu: (ARM, &["mps3-an547"]),
+    },
+    Core {
+        name: "RV32IMC",
+        feature: None,
+        target: "riscv32imc-unknown-none-elf",
+        flags: "",
+        qemu: ("qemu-system-riscv32", &["virt", "-bios", "none"]),
+    },
+    Core {
+        name: "RV32IMC with V",
+        feature: None,
+        target: "riscv32imc-unknown-none-elf",
+        flags: "-C target-feature=+v",
+        qemu: ("qemu-system-riscv32", &["virt", "-cpu", "rv32,v=true,vlen=128", "-bios", "none"]),
+    },
+];
+
+/// What an image counted: by kernel and plan of memory, instructions and MACs of a segment; by kernel and part, those of a part.
+#[derive(Default)]
+struct Counts {
+    segments: BTreeMap<(String, String), (u64, u64)>,
+    parts: Vec<(String, String, u64, u64)>,
+    comparisons: u64,
+}
+
+/// Builds and runs the image on every core; prints the tables unless `quiet`. With `bless` the totals are written anew.
+///
+/// # Errors
+/// A kernel differs from the law, a state differs between kernels, a total has grown, or an image cannot be built or run.
+pub fn run(bless: bool, quiet: bool) -> Result<Done> {
+    if let Some(why) = install::ensure()? {
+        return Ok(Done::Skipped(why));
+    }
+    let committed = totals()?;
+    let mut found = BTreeMap::new();
+    let mut grown = Vec::new();
+    for core in &CORES {
+        let Some(image) = build(core)? else {
+            return Ok(Done::Skipped(format!("no standard library for {}", core.target)));
+        };
+        let counts = read(&execute(core, &image)?).with_context(|| format!("what the image said on {}", core.name))?;
+        println!("{}: {} comparisons with the scalar law, all equal", core.name, counts.comparisons);
+        if !quiet {
+            print(&counts);
+        }
+        for ((kernel, plan), (instructions, _)) in &counts.segments {
+            let key = format!("{} {kernel} {plan}", core.name);
+            match committed.get(&key) {
+                Some(&before) if *instructions * 100 > before * 102 => grown.push(format!("{key}: {instructions}, committed {before}")),
+                Some(_) => {}
+                None => grown.push(format!("{key}: {instructions}, nothing committed")),
+            }
+            found.insert(key, *instructions);
+        }
+    }
+    if bless {
+        let mut text = String::from(
+            "# Instructions of one segment of the 9x9 model: core, kernel, memory. `cargo xtask qemu bench --bless` writes this.\n",
+        );
+        for (key, instructions) in &found {
+            text += &format!("{key} {instructions}\n");
+        }
+        return fs::write(file(), text).map(|()| Done::Passed).context("the totals cannot be written");
+    }
+    ensure!(grown.is_empty(), "more instructions than committed in {}:\n{}", file().display(), grown.join("\n"));
+    Ok(Done::Passed)
+}
+
+fn file() -> PathBuf {
+    cargo::root().join("firmware/kernels/totals.txt")
+}
+
+fn totals() -> Result<BTreeMap<String, u64>> {
+    let text = fs::read_to_string(file()).unwrap_or_default();
+    let lines = text.lines().filter(|l| !l.starts_with('#'));
+    lines
+        .map(|line| {
+            let (key, count) = line.rsplit_once(' ').with_context(|| format!("{line:?} in the totals"))?;
+            Ok((key.to_owned(), count.parse().with_context(|| format!("{line:?} in the totals"))?))
+        })
+        .collect()
+}
+
+fn build(core: &Core) -> Result<Option<PathBuf>> {
+    let manifest = cargo::root().join("firmware/kernels/Cargo.toml");
+    let mut args = vec!["build", "--release", "--quiet", "--manifest-path", manifest.to_str().context("a path that is not UTF-8")?];
+    if let Some(feature) = core.feature {
+        args.extend(["--features", feature]);
+    }
+    let Some(mut command) = bare::cargo_for(core.target, &args)? else { return Ok(None) };
+    command.env("RUSTFLAGS", core.flags);
+    must(&mut command)?;
+    Ok(Some(bare::target_dir().join(core.target).join("release/hrm-kernels-image")))
+}
+
+fn execute(core: &Core, image: &PathBuf) -> Result<String> {
+    let (program, machine) = core.qemu;
+    let mut command = Command::new(program);
+    command.arg("-M").args(machine).args(["-display", "none", "-monitor", "none", "-serial", "null", "-icount", "shift=0"]);
+    command.args(["-semihosting-config", "enable=on,target=native", "-kernel"]).arg(image).stdin(Stdio::null());
+    let output = command.output().with_context(|| format!("{program} cannot be started"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "{}: {}{}", core.name, text, String::from_utf8_lossy(&output.stderr));
+    Ok(text)
+}
+
+fn read(text: &str) -> Result<Counts> {
+    let mut counts = Counts::default();
+    let mut hashes = BTreeMap::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        match words.as_slice() {
+            ["check", n] => counts.comparisons = n.parse()?,
+            ["part", kernel, instructions, work, what @ ..] => {
+                counts.parts.push(((*kernel).to_owned(), what.join(" "), instructions.parse()?, work.parse()?));
+            }
+            ["segment", kernel, plan, instructions, macs, hash] => {
+                hashes.insert((*hash).to_owned(), format!("{kernel} {plan}"));
+                counts.segments.insert(((*kernel).to_owned(), (*plan).to_owned()), (instructions.parse()?, macs.parse()?));
+            }
+            ["kernel", _] | ["done"] => {}
+            _ => bail!("{line}"),
+        }
+    }
+    ensure!(text.lines().last() == Some("done"), "the image stopped early");
+    ensure!(hashes.len() == 1, "states differ: {hashes:?}");
+    ensure!(counts.comparisons > 0, "nothing was compared");
+    Ok(counts)
+}
+
+fn print(counts: &Counts) {
+    for ((kernel, plan), (instructions, macs)) in &counts.segments {
+        let ratio = *instructions as f64 / *macs as f64;
+        println!("  {kernel:<10} segment, memory {plan:<7} {:>8.2} M instructions, {ratio:.3} a MAC", *instructions as f64 / 1e6);
+    }
+    for (kernel, what, instructions, work) in counts.parts.iter().filter(|p| p.0 != "reference") {
+        println!("  {kernel:<10} {what:<24} {:.3}", *instructions as f64 / *work as f64);
+    }
+}
