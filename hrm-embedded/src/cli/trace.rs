@@ -189,7 +189,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let mut printer = Printer::new(task, &puzzle.tokens, args.look, colours(&io::stdout()), io::stdout().lock())?;
     model.solve_in(&mut Workspace::default(), &puzzle.tokens, &options, |solver, event| {
-        printer.segment(event.guess, &event.segment, &solver.answer_now().to_vec());
+        printer.segment(event.guess, &event.segment, solver.answer_now());
     })?;
     printer.finish()?;
     Ok(ExitCode::SUCCESS)
