@@ -24,7 +24,7 @@ impl GroupFacts {
         let mut pairs = 0;
         if matches!(c.mixer, Mixer::GroupAttention) {
             for head in 0..usize::from(c.heads) {
-                let ids = view.groups(head % usize::from(c.groupings));
+                let ids = view.groups(head % usize::from(c.groupings.max(1)));
                 pairs += ids.iter().map(|id| ids.iter().filter(|other| *other == id).count() as u64).sum::<u64>();
             }
         }

@@ -7,6 +7,7 @@ use crate::iterate::{Halt, Iteration, Policy, Segment};
 use crate::memory::MemoryError;
 use crate::network::Run;
 use crate::rng::{Purpose, Stream};
+use crate::schedule;
 use crate::solve::{Event, Options, Outcome, Perturb, Select, SolveError};
 use crate::task::{Sudoku, Symmetry};
 
@@ -30,6 +31,8 @@ pub struct Guesses {
     halt: Option<Halt>,
     hash: u64,
     votes_for_best: u16,
+    /// Confidence in the best answer, if it is not verified.
+    confidence: f32,
 }
 
 /// The memory of one puzzle, divided.
@@ -100,6 +103,7 @@ impl Guesses {
             halt: None,
             hash: 0,
             votes_for_best: 0,
+            confidence: 0.0,
         })
     }
 
@@ -148,7 +152,8 @@ impl Guesses {
         match segment.halt {
             Some(halt) => {
                 self.halt = Some(halt);
-                self.end_guess(&segment, valid, &mut buffers);
+                let q_scale = run.network().view().heads().q_scale;
+                self.end_guess(&segment, valid, q_scale, &mut buffers);
                 self.guess += 1;
                 let enough = (valid && by_verifier) || self.options.select == Select::First;
                 self.finished = enough || self.guess >= self.options.guesses;
@@ -168,10 +173,11 @@ impl Guesses {
     #[must_use]
     pub fn outcome<'b>(&self, memory: &'b [u8]) -> Outcome<'b> {
         let decided = self.score.is_some() && (self.verified || self.options.select != Select::Verify);
-        let ended = self.guess.max(1);
         let confidence = match self.options.select {
-            Select::Vote if decided => f32::from(self.votes_for_best) / f32::from(ended),
-            _ => f32::from(u8::from(decided)),
+            _ if !decided => 0.0,
+            _ if self.verified => 1.0,
+            Select::Vote => f32::from(self.votes_for_best) / f32::from(self.guess.max(1)),
+            _ => self.confidence,
         };
         Outcome {
             answer: memory.get(self.tokens..2 * self.tokens).filter(|_| decided),
@@ -185,14 +191,27 @@ impl Guesses {
         }
     }
 
+    /// Whether guesses work under assumptions.
+    fn assumes(&self) -> bool {
+        let chosen = match self.options.perturb {
+            Perturb::Assume => true,
+            Perturb::Auto => self.options.select == Select::Verify,
+            _ => false,
+        };
+        chosen && self.task.is_some()
+    }
+
     fn begin_guess(&mut self, run: &mut Run<'_, '_>, buffers: &mut Buffers<'_>) -> Option<Iteration> {
         let Options { seed, perturb, policy, noise, .. } = self.options;
         let c = *run.network().view().config();
         let equivariant = c.fields > 1 && c.mixer == Mixer::GroupSum;
+        let assume = self.assumes();
         let (starts, symmetries) = match perturb {
+            // A fixed start is what the model was trained from, and assumptions alone make guesses differ.
+            _ if assume => (c.start == Start::Random, false),
             Perturb::Auto if c.start == Start::Random || equivariant => (true, false),
             Perturb::Auto | Perturb::Symmetries => (false, true),
-            Perturb::Starts => (true, false),
+            Perturb::Starts | Perturb::Assume => (true, false),
             Perturb::Both => (true, true),
         };
         let guess = u64::from(self.guess);
@@ -203,22 +222,33 @@ impl Guesses {
             }
             _ => None,
         };
-        match &self.symmetry {
-            Some(s) => s.apply(buffers.puzzle, buffers.view).ok()?,
-            None => copy(buffers.puzzle, buffers.view),
+        let mut differs = starts;
+        match (&self.symmetry, self.task) {
+            (Some(s), _) => s.apply(buffers.puzzle, buffers.view).ok()?,
+            // `view` still holds the answer of the guess before.
+            (None, Some(task)) if assume && guess > 0 => {
+                let some = schedule::assume(task, buffers.puzzle, buffers.view, Stream::new(seed, Purpose::Assumption, guess));
+                // Without assumptions only the start can make the guess another one.
+                differs |= !some;
+            }
+            _ => copy(buffers.puzzle, buffers.view),
         }
+        let policy = Policy {
+            segments: policy.depth.limit(policy.segments, self.guess, assume),
+            // With noise an equal state does not mean an equal future.
+            fixed_point: policy.fixed_point && noise == 0,
+            ..policy
+        };
         // The tokens were accepted before, and a symmetry maps tokens to tokens.
-        run.start(buffers.view, seed, if starts { guess } else { 0 }).ok()?;
-        if starts && guess > 0 && c.start == Start::Fixed {
+        run.start(buffers.view, seed, if differs { guess } else { 0 }).ok()?;
+        if differs && guess > 0 && c.start == Start::Fixed {
             run.start_randomly(seed, guess);
         }
-        // With noise an equal state does not mean an equal future.
-        let policy = Policy { fixed_point: policy.fixed_point && noise == 0, ..policy };
         Some(Iteration::new(policy, run))
     }
 
     /// Weighs the answer in `buffers.view`, which the verifier has just seen.
-    fn end_guess(&mut self, segment: &Segment, valid: bool, buffers: &mut Buffers<'_>) {
+    fn end_guess(&mut self, segment: &Segment, valid: bool, q_scale: f32, buffers: &mut Buffers<'_>) {
         let score = match self.options.select {
             Select::Verify if valid => i64::MAX,
             Select::Verify | Select::First => -i64::from(self.guess),
@@ -243,9 +273,18 @@ impl Guesses {
             self.score = Some(score);
             self.best_guess = self.guess;
             self.verified = valid;
+            self.confidence = match (self.options.select, segment.residual) {
+                (Select::Q, _) => logistic((segment.q.0 as f32 - segment.q.1 as f32) * q_scale),
+                (_, Some(residual)) => (1.0 - residual.ratio()).max(0.0),
+                (_, None) => 0.5,
+            };
             copy(buffers.view, buffers.best);
         }
     }
+}
+
+fn logistic(x: f32) -> f32 {
+    1.0 / (1.0 + libm::expf(-x))
 }
 
 /// Undoes `symmetry` on an answer; without one it is a copy.

@@ -1,27 +1,33 @@
 //! The fixed-point iteration, one segment at a time, driven by the caller: firmware can feed a watchdog or yield between segments.
 
 use crate::network::{Residual, Run};
+use crate::schedule::Depth;
 
 /// When to stop a guess. Conditions are looked at after every segment, in the order of [`Halt`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Policy {
-    /// Most segments to run; at least one is run.
+    /// Most segments of the first guess; at least one is run.
     pub segments: u16,
+    /// Most segments of the others.
+    pub depth: Depth,
     /// Stop once the answer has not changed for this many segments; 0: never.
     pub stable: u16,
     /// Stop at an exact fixed point or limit cycle of the state: nothing new can come, unless noise is added.
     pub fixed_point: bool,
     /// Stop when the Q head says halt.
     pub q_head: bool,
+    /// Give up once z_H has settled on an answer that the verifier refuses: its residual is below this many 1/1024; 0: never. Needs a plan that
+    /// keeps residuals, else it does nothing.
+    pub settled: u16,
 }
 
 impl Policy {
     /// Up to `segments` segments, stopped early only by a verified answer or by an exact fixed point.
     #[must_use]
     pub const fn budget(segments: u16) -> Self {
-        Self { segments, stable: 0, fixed_point: true, q_head: false }
+        Self { segments, depth: Depth::Auto, stable: 0, fixed_point: true, q_head: false, settled: 0 }
     }
 }
 
@@ -39,7 +45,7 @@ pub enum Halt {
     },
     /// The Q head said halt.
     QHead,
-    /// The answer has not changed for as long as the policy asks.
+    /// The answer has not changed for as long as the policy asks, or z_H has settled.
     Stable,
     /// The budget of segments is spent.
     Budget,
@@ -114,7 +120,7 @@ impl Iteration {
             Some(Halt::Cycle { period })
         } else if self.policy.q_head && run.q_says_halt() {
             Some(Halt::QHead)
-        } else if self.policy.stable > 0 && self.unchanged >= self.policy.stable {
+        } else if self.policy.stable > 0 && self.unchanged >= self.policy.stable || self.has_settled(run) {
             Some(Halt::Stable)
         } else {
             (self.done >= self.policy.segments).then_some(Halt::Budget)
@@ -128,6 +134,11 @@ impl Iteration {
     #[must_use]
     pub const fn done(&self) -> u16 {
         self.done
+    }
+
+    fn has_settled(&self, run: &Run<'_, '_>) -> bool {
+        let below = |r: Residual| r.change.saturating_mul(1024) < r.size.saturating_mul(u64::from(self.policy.settled));
+        self.policy.settled > 0 && run.residual().is_some_and(below)
     }
 
     /// How many segments ago the state had this hash, if it did.

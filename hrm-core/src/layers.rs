@@ -1,7 +1,7 @@
 //! The sublayers: integer stream in, integer stream out, in place.
 
 use crate::format::{Attention, GatedMlp, Matrix};
-use crate::kernels::{Bases, Columns, Kernel, Requant, reference};
+use crate::kernels::{Bases, Columns, GroupInputs, Kernel, Mlp, MlpScratch, Requant, reference};
 use crate::lean::{self, Caching, Rows};
 use crate::memory::Schedule;
 
@@ -16,6 +16,9 @@ pub(crate) struct Scratch<'a> {
     pub bases: &'a mut [i32],
     /// `[R, G]`: stacked group row of each row in each grouping; in the lean schedule only for the rows of a tile.
     pub index: &'a mut [u16],
+    /// Rows of each stacked group row, one after the other, and where each group row ends.
+    pub members: &'a mut [u16],
+    pub ends: &'a mut [u32],
     /// Lean schedule: group sums, then their views and products.
     pub mixing: &'a mut [u64],
     /// Lean schedule: colour of each token, `[G, S]`.
@@ -94,21 +97,43 @@ pub(crate) fn gated_mlp<'m>(
 ) {
     let kernel = p.kernel;
     let (wide, inner) = (mlp.up.n, mlp.up.n / 2);
-    kernel.view8(x, mlp.m_in, s.view);
     let g_count = groups.map_or(0, |g| g.count);
     let own = p.columns(&mlp.up, 0, width);
+    let mut of_sums = [own; 8];
+    for (g, columns) in of_sums[..g_count].iter_mut().enumerate() {
+        *columns = p.columns(&mlp.up, (1 + g) * width, width);
+    }
+    let down = p.columns(&mlp.down, 0, inner);
+    let inputs = groups.map(|groups| GroupInputs {
+        columns: &of_sums[..g_count],
+        m: &mlp.m_group,
+        starts: &groups.starts[..=g_count],
+        index: s.index,
+        members: s.members,
+        ends: s.ends,
+    });
+    let (up_scale, down_scale) = (requant(&mlp.up), requant(&mlp.down));
+    let (gate_shift, residual_shift) = (mlp.gate_shift, mlp.residual_shift);
+    let whole = Mlp { own, up_scale, down, down_scale, m_in: mlp.m_in, gate_shift, residual_shift, groups: inputs };
+    let (view, sum_views) = (&mut *s.view, &mut *s.sum_views);
+    let mut scratch = MlpScratch { view, sum_views, table: s.bases, hidden: s.tile_hidden, delta: s.tile_delta };
+    // Without sums the rows are independent: a tile at a time finds its values in the cache.
+    let together = if g_count > 0 { x.len() } else { s.tile * width };
+    let mut tiles = x.chunks_mut(together);
+    if tiles.all(|x| kernel.gated_mlp(&whole, x, &mut scratch)) {
+        return;
+    }
+    kernel.view8(x, mlp.m_in, &mut s.view[..x.len()]);
     if let Some(groups) = groups {
         s.sums.fill(0);
         kernel.group_sums(&s.view[..x.len()], width, s.index, g_count, s.sums);
-        for g in 0..g_count {
+        for (g, columns) in of_sums[..g_count].iter().enumerate() {
             let (from, to) = (groups.starts[g], groups.starts[g + 1]);
             let views = &mut s.sum_views[from * width..to * width];
             kernel.view8(&s.sums[from * width..to * width], mlp.m_group[g], views);
-            let columns = p.columns(&mlp.up, (1 + g) * width, width);
-            kernel.accumulate(views, &columns, &mut s.bases[from * wide..to * wide]);
+            kernel.accumulate(views, columns, &mut s.bases[from * wide..to * wide]);
         }
     }
-    let down = p.columns(&mlp.down, 0, inner);
     for (t, x) in x.chunks_mut(s.tile * width).enumerate() {
         let (first, rows) = (t * s.tile, x.len() / width);
         let view = &s.view[first * width..(first + rows) * width];

@@ -13,6 +13,7 @@ mod lean;
 pub mod memory;
 pub mod network;
 pub mod rng;
+pub mod schedule;
 pub mod solve;
 pub mod task;
 #[cfg(feature = "std")]

@@ -70,6 +70,8 @@ pub(crate) struct Regions {
     pub sum_views: usize,
     pub bases: usize,
     pub index: usize,
+    pub members: usize,
+    pub ends: usize,
     /// Words.
     pub mixing: usize,
     pub colours: usize,
@@ -92,6 +94,9 @@ const fn min(a: usize, b: usize) -> usize {
     if a < b { a } else { b }
 }
 
+/// Kernels of hosts round rows up to a multiple of this ([`crate::kernels::MlpScratch`]).
+const TILE: usize = 12;
+
 impl Regions {
     pub(crate) const fn new(c: &Config, group_rows: usize, plan: Plan) -> Self {
         let (ch, rows, state) = (c.channels as usize, c.rows(), c.state_len());
@@ -113,13 +118,15 @@ impl Regions {
             view: match (attention, lean) {
                 (true, _) => 3 * state,
                 (false, true) => 0,
-                (false, false) => state,
+                (false, false) => rows.next_multiple_of(TILE) * ch,
             },
             transposed: if token { state } else { 0 },
             sums: if sums && !lean { group_rows * ch } else { 0 },
             sum_views: if sums && !lean { group_rows * ch } else { 0 },
             bases: if sums && !lean { group_rows * 2 * inner } else { 0 },
             index: if lean_sums { tile * groupings } else { rows * groupings * sums as usize },
+            members: if lean { 0 } else { rows * groupings * sums as usize },
+            ends: if sums && !lean { group_rows } else { 0 },
             mixing: if lean_sums {
                 max((group_rows * ch * 2).div_ceil(8), (group_rows * ch).div_ceil(8) + products.div_ceil(8))
             } else {
@@ -129,8 +136,13 @@ impl Regions {
             tags: if lean_sums { groupings * c.tokens as usize } else { 0 },
             tile_input: if lean || attention { tile * longest } else { 0 },
             tile_wide: tile * wide,
-            tile_hidden: tile * max(inner, c.token_inner as usize),
-            tile_delta: tile * longest,
+            // Of all rows where sums tie them together ([`crate::kernels::Kernel::gated_mlp`]).
+            tile_hidden: match (lean, sums) {
+                (true, _) => tile * max(inner, c.token_inner as usize),
+                (false, true) => rows.next_multiple_of(TILE) * inner,
+                (false, false) => tile.next_multiple_of(TILE) * max(inner, c.token_inner as usize),
+            },
+            tile_delta: if lean { tile } else { max(tile, 8) } * longest,
             keys: if attention { rows } else { 0 },
             scores: if attention { rows } else { 0 },
             tile,
@@ -150,6 +162,8 @@ impl Regions {
             + w(self.sum_views, 1)
             + w(self.bases, 4)
             + w(self.index, 2)
+            + w(self.members, 2)
+            + w(self.ends, 4)
             + self.mixing
             + w(self.colours, 2)
             + w(self.tags, 2)

@@ -151,7 +151,7 @@ fn for_each_columns<'a>(c: &Config, block: &Block<'a>, mut f: impl FnMut(&Column
         f(&Columns::new(t.down.weights, t.down.n, 0, t.down.k, &[]));
     }
     let ch = usize::from(c.channels);
-    for g in 0..c.mix_width() / ch {
+    for g in 0..c.mix_width() / ch.max(1) {
         f(&Columns::new(block.mlp.up.weights, block.mlp.up.n, g * ch, ch, &[]));
     }
     f(&Columns::new(block.mlp.down.weights, block.mlp.down.n, 0, block.mlp.down.k, &[]));
@@ -160,7 +160,7 @@ fn for_each_columns<'a>(c: &Config, block: &Block<'a>, mut f: impl FnMut(&Column
 fn block_words(c: &Config, kernel: Kernel) -> usize {
     let (ch, inner, token_inner) = (usize::from(c.channels), usize::from(c.inner), usize::from(c.token_inner));
     let rows = c.rows();
-    let mut words = (c.mix_width() / ch) * kernel.packed_words(2 * inner, ch) + kernel.packed_words(ch, inner);
+    let mut words = (c.mix_width() / ch.max(1)) * kernel.packed_words(2 * inner, ch) + kernel.packed_words(ch, inner);
     if c.has_attention() {
         words += kernel.packed_words(3 * ch, ch) + kernel.packed_words(ch, ch);
     }
@@ -284,6 +284,8 @@ impl<'a, 'm> Run<'a, 'm> {
             sum_views: carver.take(r.sum_views),
             bases: carver.take(r.bases),
             index: carver.take(r.index),
+            members: carver.take(r.members),
+            ends: carver.take(r.ends),
             mixing,
             colours: carver.take(r.colours),
             tags: carver.take(r.tags),
@@ -344,6 +346,22 @@ impl<'a, 'm> Run<'a, 'm> {
                 *e = groups.row(g, r / fields, r % fields) as u16;
             }
         }
+        // Counts, then where each group row begins, then its end, as its members are written.
+        let Scratch { index, members, ends, .. } = &mut self.scratch;
+        for &row in &**index {
+            ends[usize::from(row)] += 1;
+        }
+        let mut begin = 0;
+        for end in ends.iter_mut() {
+            begin += core::mem::replace(end, begin);
+        }
+        for (r, entry) in index.chunks_exact(groups.count).enumerate() {
+            for &row in entry {
+                let end = &mut ends[usize::from(row)];
+                members[*end as usize] = r as u16;
+                *end += 1;
+            }
+        }
     }
 
     /// The network of this run.
@@ -361,15 +379,16 @@ impl<'a, 'm> Run<'a, 'm> {
         if tokens.len() != usize::from(c.tokens) {
             return Err(InputError::Length { found: tokens.len(), expected: usize::from(c.tokens) });
         }
-        if let Some(position) = tokens.iter().position(|&t| u16::from(t) >= c.vocab) {
-            return Err(InputError::Token { position, found: tokens[position], vocab: c.vocab });
+        if let Some((position, &found)) = tokens.iter().enumerate().find(|&(_, &t)| u16::from(t) >= c.vocab) {
+            return Err(InputError::Token { position, found, vocab: c.vocab });
         }
-        self.tokens.copy_from_slice(tokens);
+        self.tokens.iter_mut().zip(tokens).for_each(|(to, &from)| *to = from);
         match c.start {
             Start::Fixed => {
                 let (h, l) = self.network.view.init();
                 for (z, init) in [(&mut *self.z_h, h), (&mut *self.z_l, l), (&mut *self.z_l_rest, l)] {
-                    z.chunks_exact_mut(init.len()).for_each(|row| row.copy_from_slice(init));
+                    let rows = z.chunks_exact_mut(init.len().max(1));
+                    rows.for_each(|row| row.iter_mut().zip(init).for_each(|(z, &i)| *z = i));
                 }
             }
             Start::Random => self.start_randomly(seed, guess),
@@ -422,7 +441,7 @@ impl<'a, 'm> Run<'a, 'm> {
                 self.inject_input();
                 self.module(Place { h_cycle, l_cycle: Some(l_cycle), layer: 0 }, &mut watch);
             }
-            let (front, rest) = self.z_h.split_at_mut(self.z_l.len());
+            let (front, rest) = self.z_h.split_at_mut(self.z_l.len().min(self.z_h.len()));
             for (h, l) in [(front, &*self.z_l), (rest, &*self.z_l_rest)] {
                 h.iter_mut().zip(l).for_each(|(h, &l)| *h = h.saturating_add(l));
             }
@@ -440,25 +459,22 @@ impl<'a, 'm> Run<'a, 'm> {
     }
 
     fn keep_previous(&mut self) {
-        if !self.previous.is_empty() {
-            self.previous.copy_from_slice(self.z_h);
-        }
+        self.previous.iter_mut().zip(&*self.z_h).for_each(|(to, &from)| *to = from);
     }
 
     /// `z_L <- sat16(z_L + sat16(z_H + e))`.
     fn inject_input(&mut self) {
         let view = self.network.view;
         let c = view.config();
-        let (ch, fields, prefix) = (usize::from(c.channels), usize::from(c.fields), usize::from(c.prefix));
+        let (ch, fields, prefix) = (usize::from(c.channels).max(1), usize::from(c.fields).max(1), usize::from(c.prefix));
         let (embed, prefix_rows) = (view.embed(), view.prefix());
         let l = self.z_l.chunks_exact_mut(ch).chain(self.z_l_rest.chunks_exact_mut(ch));
         for (r, (l, h)) in l.zip(self.z_h.chunks_exact(ch)).enumerate() {
-            let e = if r < prefix {
-                &prefix_rows[r * ch..(r + 1) * ch]
-            } else {
-                let class = input_class(self.tokens[r / fields - prefix], r % fields, fields);
-                &embed[class * ch..(class + 1) * ch]
+            let (vectors, index) = match self.tokens.get((r / fields).wrapping_sub(prefix)) {
+                Some(&token) => (embed, input_class(token, r % fields, fields)),
+                None => (prefix_rows, r),
             };
+            let e = vectors.get(index * ch..(index + 1) * ch).unwrap_or(&[]);
             for ((l, &h), &e) in l.iter_mut().zip(h).zip(e) {
                 *l = l.saturating_add(h.saturating_add(e));
             }
@@ -478,7 +494,7 @@ impl<'a, 'm> Run<'a, 'm> {
             let block = view.block(stored, l);
             let mut packed = Packed { words: self.network.packed_block(stored, l), kernel };
             if let Some(a) = &block.attention {
-                let group_ids = |head: usize| (c.mixer == Mixer::GroupAttention).then(|| view.groups(head % groups.count));
+                let group_ids = |head: usize| (c.mixer == Mixer::GroupAttention).then(|| view.groups(head % groups.count.max(1)));
                 let shape = AttentionShape { channels: ch, heads: usize::from(c.heads), rope: view.rope(), group_ids: &group_ids };
                 layers::attention(a, x, &shape, s, &mut packed);
             }
@@ -504,7 +520,7 @@ impl<'a, 'm> Run<'a, 'm> {
         let view = self.network.view;
         let c = view.config();
         let heads = view.heads();
-        let (ch, fields, prefix) = (usize::from(c.channels), usize::from(c.fields), usize::from(c.prefix));
+        let (ch, fields, prefix) = (usize::from(c.channels).max(1), usize::from(c.fields), usize::from(c.prefix));
         let mut view = [0i8; VIEW];
         let mut changed = 0;
         for (t, answer) in self.answer.iter_mut().enumerate() {
@@ -516,8 +532,8 @@ impl<'a, 'm> Run<'a, 'm> {
             };
             for f in 0..fields {
                 let r = (prefix + t) * fields + f;
-                let row = &mut view[..ch];
-                self.network.kernel.view8(&self.z_h[r * ch..(r + 1) * ch], heads.m_head, row);
+                let (Some(row), Some(z)) = (view.get_mut(..ch), self.z_h.get(r * ch..(r + 1) * ch)) else { continue };
+                self.network.kernel.view8(z, heads.m_head, row);
                 for (n, (w, &bias)) in heads.weights.chunks_exact(ch).zip(heads.bias).enumerate() {
                     let logit = bias + w.iter().zip(&*row).map(|(&w, &a)| i32::from(w) * i32::from(a)).sum::<i32>();
                     offer(logit, if fields > 1 { 2 + f } else { n });
@@ -528,12 +544,12 @@ impl<'a, 'm> Run<'a, 'm> {
         }
         let rows = if prefix > 0 { 1 } else { c.rows() };
         let mut acc = [0i64; 2];
-        acc[..heads.q_bias.len()].copy_from_slice(heads.q_bias);
+        acc.iter_mut().zip(heads.q_bias).for_each(|(acc, &bias)| *acc = bias);
         // A few columns at a time, so that their sums stay in registers while the rows are read in order.
         for first in (0..ch).step_by(COLUMNS) {
-            let sums = column_sums(&self.z_h[..rows * ch], ch, first);
+            let sums = column_sums(self.z_h.get(..rows * ch).unwrap_or(&[]), ch, first);
             for (acc, w) in acc.iter_mut().zip(heads.q_weights.chunks_exact(ch)) {
-                for (&w, sum) in w[first..].iter().zip(sums) {
+                for (&w, sum) in w.iter().skip(first).zip(sums) {
                     *acc = acc.saturating_add(i64::from(w) * sum);
                 }
             }
@@ -613,14 +629,13 @@ const COLUMNS: usize = 16;
 /// Sums of columns `first..first + COLUMNS` of `z` (`[rows, width]`); 0 for those behind the last.
 fn column_sums(z: &[i16], width: usize, first: usize) -> [i64; COLUMNS] {
     let mut sums = [0i64; COLUMNS];
-    let count = COLUMNS.min(width - first);
     // 2^15 rows of 16-bit values fit into 32 bits.
-    for rows in z.chunks(width << 15) {
+    for rows in z.chunks((width << 15).max(1)) {
         let mut part = [0i32; COLUMNS];
-        for row in rows.chunks_exact(width) {
-            match row[first..].first_chunk::<COLUMNS>() {
+        for row in rows.chunks_exact(width.max(1)).filter_map(|row| row.get(first..)) {
+            match row.first_chunk::<COLUMNS>() {
                 Some(row) => part.iter_mut().zip(row).for_each(|(s, &z)| *s += i32::from(z)),
-                None => part.iter_mut().zip(&row[first..first + count]).for_each(|(s, &z)| *s += i32::from(z)),
+                None => part.iter_mut().zip(row).for_each(|(s, &z)| *s += i32::from(z)),
             }
         }
         sums.iter_mut().zip(part).for_each(|(s, p)| *s += i64::from(p));

@@ -13,6 +13,8 @@ pub enum Purpose {
     Noise = 2,
     /// Symmetries; the index is the guess.
     Symmetry = 3,
+    /// Cells that a guess assumes; the index is the guess.
+    Assumption = 4,
 }
 
 /// The output function of SplitMix64.

@@ -33,7 +33,8 @@ pub enum Select {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Perturb {
-    /// [`Perturb::Starts`] for models with random starts or equivariant fields, else [`Perturb::Symmetries`].
+    /// With [`Select::Verify`] [`Perturb::Assume`]; else [`Perturb::Starts`] for models with random starts or equivariant fields, and
+    /// [`Perturb::Symmetries`] for the others: a choice by vote wants guesses that do not know of each other.
     Auto,
     /// Random starts.
     Starts,
@@ -41,6 +42,9 @@ pub enum Perturb {
     Symmetries,
     /// Both.
     Both,
+    /// Random starts, and a few cells of the answer before taken for granted; see [`crate::schedule`]. For tasks with rules; for others as
+    /// [`Perturb::Starts`].
+    Assume,
 }
 
 /// Settings of a [`Solver`].
@@ -122,7 +126,9 @@ pub struct Outcome<'a> {
     pub segments: u32,
     /// Why the last guess stopped.
     pub halt: Option<Halt>,
-    /// Share of the guesses that ended with this answer ([`Select::Vote`]; else 1 or 0).
+    /// How far the answer may be trusted, 0 to 1. Verified: 1. [`Select::Vote`]: share of the guesses that ended with it; [`Select::Q`]: the
+    /// logistic function of the Q head's output, the probability of being right that it was trained to give; others: 1 less the residual if
+    /// the plan keeps it (a state that still moves is no answer), else 0.5.
     pub confidence: f32,
     /// State hash after the last segment.
     pub hash: u64,

@@ -1,7 +1,9 @@
 //! Every kernel against the scalar one, bit for bit: random shapes with all tails, random values with the extremes.
 #![cfg(feature = "std")]
 
-use hrm_core::kernels::{Bases, Columns, Kernel, Requant};
+use std::time::{Duration, Instant};
+
+use hrm_core::kernels::{Bases, Columns, GroupInputs, Kernel, Mlp, MlpScratch, Requant, reference};
 use hrm_core::rng::{Purpose, Stream};
 
 /// Deterministic values of a test.
@@ -57,8 +59,11 @@ fn length(v: &mut Values, usual: &[usize]) -> usize {
 
 #[test]
 fn products_are_those_of_the_scalar_kernel() {
-    let v = &mut Values::new(1);
-    for round in 0..ROUNDS {
+    products(&mut Values::new(1), ROUNDS);
+}
+
+fn products(v: &mut Values, rounds: usize) {
+    for round in 0..rounds {
         let (rows, n, k) =
             (1 + v.below(40), length(v, &[40, 48, 96, 192, 512, 1536]), length(v, &[40, 48, 64, 96, 97, 128, 192, 512, 701]));
         // The matrix may be a block of columns of a wider one.
@@ -100,8 +105,11 @@ fn products_are_those_of_the_scalar_kernel() {
 
 #[test]
 fn views_hidden_values_and_sums_are_those_of_the_scalar_kernel() {
-    let v = &mut Values::new(2);
-    for round in 0..ROUNDS {
+    rows(&mut Values::new(2), ROUNDS);
+}
+
+fn rows(v: &mut Values, rounds: usize) {
+    for round in 0..rounds {
         let (rows, width) = (1 + v.below(20), length(v, &[48, 96, 192, 512]));
         let x = v.words(rows * 2 * width);
         let m = (1 + v.below(32767) as i16) >> v.below(12);
@@ -149,8 +157,11 @@ fn hidden_values_agree_for_every_gate() {
 
 #[test]
 fn normalised_rows_are_those_of_the_scalar_kernel() {
-    let v = &mut Values::new(3);
-    for round in 0..ROUNDS {
+    norms(&mut Values::new(3), ROUNDS);
+}
+
+fn norms(v: &mut Values, rounds: usize) {
+    for round in 0..rounds {
         let (rows, width) = (1 + v.below(20), length(v, &[48, 81, 97, 512, 1024]));
         let mut x = v.words(rows * width);
         let mut d = v.words(rows * width);
@@ -199,6 +210,154 @@ fn norms_agree_where_roots_and_quotients_are_near_integers() {
                 }
             }
         }
+    }
+}
+
+/// A random matrix `[n, k]` with its requantisation: outputs of all sizes, some saturated. Multipliers are small or fill all their bits.
+struct Matrix {
+    n: usize,
+    k: usize,
+    weights: Vec<i8>,
+    shift: u32,
+    mult: Vec<i32>,
+    bias: Vec<i32>,
+}
+
+impl Matrix {
+    fn new(v: &mut Values, n: usize, k: usize) -> Self {
+        let shift = v.below(32 - (128 * 127 * k as i64 + (1 << 21)).ilog2() as usize - 1) as u32;
+        let largest = if v.below(2) == 0 { 0 } else { 8 + v.below(10) };
+        let mult = (0..n).map(|_| (v.0.next_u32() as i32 & i32::MAX) >> (largest + v.below(6)).min(24)).collect();
+        let bias = (0..n).map(|_| v.0.next_u32() as i32 >> 12).collect();
+        Self { n, k, weights: v.bytes(n * k, -127), shift, mult, bias }
+    }
+
+    fn scale(&self) -> Requant<'_> {
+        Requant { shift: self.shift, mult: &self.mult, bias: &self.bias }
+    }
+
+    /// The blocks of `width` columns, packed for `kernel`.
+    fn packed(&self, kernel: Kernel, width: usize) -> Vec<Vec<i32>> {
+        let pack = |first| {
+            let mut words = vec![-1; kernel.packed_words(self.n, width)];
+            kernel.pack(&Columns::new(&self.weights, self.n, first, width, &[]), &mut words);
+            words
+        };
+        (0..self.k).step_by(width).map(pack).collect()
+    }
+}
+
+/// The whole gated MLP against its steps in the scalar kernel.
+#[test]
+fn whole_layers_are_those_of_the_scalar_kernel() {
+    let done = layers(&mut Values::new(4), if cfg!(miri) { 2 } else { ROUNDS / 2 });
+    // A kernel that always refused would pass the comparison.
+    let whole = Kernel::available().any(|k| k.name() == "avx512vnni");
+    assert!(!whole || done > 0, "no kernel took a whole layer");
+}
+
+/// Returns how many layers were done as a whole.
+fn layers(v: &mut Values, rounds: usize) -> usize {
+    let mut done = 0;
+    for round in 0..rounds {
+        let (rows, width, inner) = (1 + v.below(60), 16 * (1 + v.below(6)), 16 * (1 + v.below(7)));
+        // One in eight is of a shape that no register divides.
+        let width = if v.below(8) == 0 { width + 4 } else { width };
+        let groupings = v.below(6);
+        let (up, down) = (Matrix::new(v, 2 * inner, width * (1 + groupings)), Matrix::new(v, width, inner));
+        let (gate_shift, residual_shift) = (v.below(5) as u32, v.below(13) as u32);
+        let mut m = || ((1 + v.below(32767)) as i16 >> v.below(12)).max(1);
+        let (m_in, m_group): (i16, Vec<i16>) = (m(), (0..groupings).map(|_| m()).collect());
+        let sizes: Vec<usize> = (0..groupings).map(|_| 1 + v.below(30)).collect();
+        let starts: Vec<usize> = (0..=groupings).map(|g| sizes[..g].iter().sum()).collect();
+        let group_rows = starts[groupings];
+        let index: Vec<u16> = (0..rows * groupings).map(|i| (starts[i % groupings] + v.below(sizes[i % groupings])) as u16).collect();
+        let (mut members, mut ends) = (Vec::new(), Vec::new());
+        for group in 0..group_rows {
+            members.extend((0..rows).filter(|r| index[r * groupings..(r + 1) * groupings].contains(&(group as u16))).map(|r| r as u16));
+            ends.push(members.len() as u32);
+        }
+        let x = v.words(rows * width);
+
+        // The steps.
+        let reference = Kernel::REFERENCE;
+        let own = Columns::new(&up.weights, up.n, 0, width, &[]);
+        let (mut view, mut sums) = (vec![0; x.len()], vec![0; group_rows * width]);
+        reference.view8(&x, m_in, &mut view);
+        let mut table = vec![0; group_rows * up.n];
+        if groupings > 0 {
+            reference.group_sums(&view, width, &index, groupings, &mut sums);
+        }
+        for g in 0..groupings {
+            let mut views = vec![0; sizes[g] * width];
+            reference.view8(&sums[starts[g] * width..starts[g + 1] * width], m_group[g], &mut views);
+            let columns = Columns::new(&up.weights, up.n, (1 + g) * width, width, &[]);
+            reference.accumulate(&views, &columns, &mut table[starts[g] * up.n..starts[g + 1] * up.n]);
+        }
+        let bases = (groupings > 0).then_some(Bases { table: &table, index: &index, groupings });
+        let (mut gate_up, mut hidden, mut delta) = (vec![0; rows * up.n], vec![0; rows * inner], vec![0; x.len()]);
+        reference.project(&view, &own, &up.scale(), bases.as_ref(), &mut gate_up);
+        reference.glu(&gate_up, inner, gate_shift, &mut hidden);
+        reference.project(&hidden, &Columns::new(&down.weights, width, 0, inner, &[]), &down.scale(), None, &mut delta);
+        let mut expected = x.clone();
+        if residual_shift > 0 {
+            let half = 1 << (residual_shift - 1);
+            expected.iter_mut().for_each(|x| *x = reference::sat16((i32::from(*x) + half) >> residual_shift));
+        }
+        reference.add_norm(&mut expected, &delta, width);
+
+        for kernel in Kernel::available() {
+            let (up_packed, down_packed) = (up.packed(kernel, width), down.packed(kernel, inner));
+            let block = |g: usize| Columns::new(&up.weights, up.n, g * width, width, &up_packed[g]);
+            let columns: Vec<Columns<'_>> = (1..=groupings).map(block).collect();
+            let groups = GroupInputs { columns: &columns, m: &m_group, starts: &starts, index: &index, members: &members, ends: &ends };
+            let mlp = Mlp {
+                own: block(0),
+                up_scale: up.scale(),
+                down: Columns::new(&down.weights, width, 0, inner, &down_packed[0]),
+                down_scale: down.scale(),
+                m_in,
+                gate_shift,
+                residual_shift,
+                groups: (groupings > 0).then_some(groups),
+            };
+            let padded = rows.next_multiple_of(12);
+            let (mut view, mut hidden) = (vec![77; padded * width], vec![77; padded * inner]);
+            let (mut sum_views, mut table, mut delta) = (vec![77; group_rows * width], vec![77; group_rows * 32], vec![77; 8 * width]);
+            let mut scratch =
+                MlpScratch { view: &mut view, sum_views: &mut sum_views, table: &mut table, hidden: &mut hidden, delta: &mut delta };
+            // One element behind the end must stay as it is.
+            let mut y = x.clone();
+            y.push(77);
+            let whole = kernel.gated_mlp(&mlp, &mut y[..rows * width], &mut scratch);
+            done += usize::from(whole);
+            let expected = if whole { &expected } else { &x };
+            assert_eq!((&y[..x.len()], y[x.len()]), (&expected[..], 77), "{} round {round}: {rows}x{width}, {inner}", kernel.name());
+            // Scratch that is too small: refused, and nothing is touched.
+            scratch.hidden = &mut [];
+            let mut y = x.clone();
+            assert!(!kernel.gated_mlp(&mlp, &mut y, &mut scratch) && y == x, "{} round {round}", kernel.name());
+        }
+    }
+    done
+}
+
+/// `HRM_FUZZ_SECONDS` of all comparisons with ever new values (`cargo xtask fuzz kernels --seconds N`).
+#[test]
+#[ignore = "runs as long as HRM_FUZZ_SECONDS says"]
+fn fuzz_for_a_while() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
+    let end = Instant::now() + Duration::from_secs(number("HRM_FUZZ_SECONDS").unwrap_or(10));
+    let first = number("HRM_FUZZ_SEED").unwrap_or_else(|| std::process::id().into());
+    let mut seed = first << 32;
+    while Instant::now() < end {
+        println!("HRM_FUZZ_SEED={} + {}", first, seed & 0xffff_ffff);
+        let v = &mut Values::new(seed);
+        products(v, 20);
+        rows(v, 20);
+        norms(v, 20);
+        layers(v, 20);
+        seed += 1;
     }
 }
 

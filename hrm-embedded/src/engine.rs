@@ -6,6 +6,7 @@ use std::{env, fs, io};
 
 use hrm_core::format::{AlignedBytes, TaskKind};
 use hrm_core::iterate::{Halt, Policy};
+use hrm_core::schedule::DEFAULT_GUESSES;
 use hrm_core::solve::{Event, Options, Outcome, Perturb, Select, SolveError, Solver};
 use hrm_core::task::Sudoku;
 use hrm_core::{Config, FormatError, Kernel, MemoryError, ModelView, Network, Plan, Run};
@@ -283,10 +284,11 @@ impl Model {
         Ok(Some((test.hash, run.hash())))
     }
 
-    /// Settings that fit to this model: 16 segments, 16 guesses and the verifier if its task has one, else one guess.
+    /// Settings that fit to this model: 16 segments; 64 guesses and the verifier if its task has one ([`Perturb::Assume`], most puzzles need
+    /// one or two), else one guess.
     #[must_use]
     pub fn default_options(&self) -> Options {
-        let (guesses, select) = if self.sudoku().is_some() { (16, Select::Verify) } else { (1, Select::First) };
+        let (guesses, select) = if self.sudoku().is_some() { (DEFAULT_GUESSES, Select::Verify) } else { (1, Select::First) };
         Options { policy: Policy::budget(16), guesses, select, perturb: Perturb::Auto, noise: 0, seed: 0 }
     }
 

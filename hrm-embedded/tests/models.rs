@@ -126,6 +126,22 @@ fn bench_reports_kernels_and_models() {
     assert!(report["kernels"].as_array().unwrap().iter().all(|k| k["name"] == "reference" && k["gmacs"].as_f64().unwrap() > 0.0));
     let model = &report["models"][0];
     assert!(model["ms_p50"].as_f64().unwrap() <= model["ms_p99"].as_f64().unwrap() && model["puzzles_per_second"].as_f64().unwrap() > 0.0);
+    // What scripts read, of every kernel of this machine.
+    let report: serde_json::Value = serde_json::from_str(&f.hrm(&args).out).unwrap();
+    assert!(report["machine"]["cpu"].is_string() && report["machine"]["ghz"].as_f64().unwrap() > 0.1);
+    let (kernels, models) = (report["kernels"].as_array().unwrap(), report["models"].as_array().unwrap());
+    let number = |row: &serde_json::Value, key: &str| assert!(row[key].as_f64().is_some_and(|x| x > 0.0), "{key}: {row}");
+    for row in kernels {
+        assert!(row["name"].is_string() && (row["percent_of_peak"].is_null() || row["percent_of_peak"].is_f64()), "{row}");
+        ["m", "k", "n", "gmacs", "macs_per_cycle", "vs_reference"].iter().for_each(|key| number(row, key));
+    }
+    for row in models {
+        assert!(row["name"].is_string() && row["kernel"].is_string(), "{row}");
+        ["puzzles_per_second", "ms_p50", "ms_p99", "gmacs", "percent_of_mac_time"].iter().for_each(|key| number(row, key));
+    }
+    for kernel in hrm_core::Kernel::available() {
+        assert!(kernels.iter().any(|k| k["name"] == kernel.name()) && models.iter().any(|m| m["kernel"] == kernel.name()));
+    }
     f.hrm_with(&args, b"", &[("HRM_KERNEL", "abacus")]).refused(&["HRM_KERNEL=abacus"]);
 }
 

@@ -237,7 +237,7 @@ fn cancel_at_every_segment() {
         service.step(0, &mut write);
         let said = decode(&out);
         let cancelled = said.iter().find(|s| s.header.tag == 2).unwrap().event();
-        let last = said.iter().filter(|s| s.header.tag == 1).next_back().unwrap().event();
+        let last = said.iter().rfind(|s| s.header.tag == 1).unwrap().event();
         assert_eq!(said.last().unwrap().event(), Event::Pong(Ping { value: 8 }));
         let Event::Declined(d) = last else { panic!("{at}: {last:?}") };
         let active = at <= all;

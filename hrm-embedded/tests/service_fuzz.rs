@@ -143,6 +143,7 @@ fn random_and_mutated_frames() {
     let mut out = Vec::new();
     for number in 0..frames {
         let (tag, value) = (PING_TAGS | number as u16, number as u32);
+        let pong = Event::Pong(Ping { value });
         let stream = [random.frame(), ping(tag, value)].concat();
         let (mut rest, mut steps) = (&stream[..], 0);
         out.clear();
@@ -160,7 +161,7 @@ fn random_and_mutated_frames() {
             // A frame ends with a zero, and the last one may be half written.
             if rest.is_empty() && out.last() == Some(&0) && out.len() > 1 {
                 said = decode(&out);
-                if said.iter().any(|s| s.header.tag == tag) {
+                if said.iter().any(|s| s.header.tag == tag && s.event() == pong) {
                     break;
                 }
             }
@@ -172,10 +173,10 @@ fn random_and_mutated_frames() {
                 assert!(a.verified && sudoku.verify(&[BLANK; 16], a.cells).is_valid(), "frame {number} of seed {seed}: {a:?}");
             }
             answered += u64::from(event.is_last());
-            s.header.tag == tag
+            // A mutated request may have got the tag of the ping and run for long: its answers are others.
+            s.header.tag == tag && matches!(event, Event::Pong(_))
         });
-        assert_eq!(said.len(), 1, "frame {number} of seed {seed}");
-        assert_eq!(said[0].event(), Event::Pong(Ping { value }), "frame {number} of seed {seed}");
+        assert_eq!(said.len(), 1, "frame {number} of seed {seed}: {said:?}");
         // Every whole request got one last answer, or is under way, or its answer waits to be written.
         let open = u64::from(service.counters().good) - answered - u64::from(service.is_busy());
         assert!(open <= 1, "frame {number} of seed {seed}: {open} requests without an answer");

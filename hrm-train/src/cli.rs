@@ -6,11 +6,15 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use hrm_core::Start;
+use hrm_core::solve::Select;
+use hrm_train::analyze::{self, Analyze};
 use hrm_train::data::npy::{self, Grouped};
 use hrm_train::data::{GeneratorOptions, PuzzleSet, Side, csv, generate};
 use hrm_train::evaluate::{Float, Model, Report, evaluate};
 use hrm_train::evaluate_int8::Int8;
 use hrm_train::export::export;
+use hrm_train::guesses::{self, GuessOptions, GuessReport};
 use hrm_train::model_file::FloatModel;
 use hrm_train::quantize::command::{self, Quantize};
 use hrm_train::run_config::{EngineKind, RunConfig, find_config, resolve_threads};
@@ -29,6 +33,8 @@ enum Command {
     Train(Train),
     /// Score a trained model on puzzles with answers.
     Eval(Eval),
+    /// Repeat the experiments of "Reasoning or Guessing" (arXiv 2601.10679) on a model, float or int8.
+    Analyze(Box<Analyze>),
     /// Turn a float model into an int8 `.hrm` file.
     Quantize(Quantize),
     /// Write one segment of an int8 model as standard ONNX: tokens and carry in, carry, logits and Q out, all in integers.
@@ -96,9 +102,44 @@ struct Eval {
     /// Device of the torch engine.
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// Solve with up to so many guesses a puzzle of up to --segments segments each, as `hrm solve` does, instead of scoring by segment.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    guesses: Option<u16>,
+    /// With --guesses: how the answer is chosen.
+    #[arg(long, value_enum, default_value_t = SelectArgument::Verify, requires = "guesses")]
+    select: SelectArgument,
+    /// With --guesses: write one JSON object a puzzle (answer, segments, guesses, state hash).
+    #[arg(long, value_name = "FILE", requires = "guesses")]
+    puzzles: Option<PathBuf>,
     /// Write the figures as JSON to stdout.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SelectArgument {
+    /// The first grid that the rules accept.
+    Verify,
+    /// The answer that most guesses end with.
+    Vote,
+    /// The answer of the largest halt output.
+    Q,
+    /// The answer of the smallest residual (int8 only).
+    Residual,
+    /// The first guess.
+    First,
+}
+
+impl From<SelectArgument> for Select {
+    fn from(s: SelectArgument) -> Self {
+        match s {
+            SelectArgument::Verify => Self::Verify,
+            SelectArgument::Vote => Self::Vote,
+            SelectArgument::Q => Self::Q,
+            SelectArgument::Residual => Self::Residual,
+            SelectArgument::First => Self::First,
+        }
+    }
 }
 
 #[derive(Args)]
@@ -193,6 +234,7 @@ pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(args) => run_train(&args),
         Command::Eval(args) => run_eval(&args),
+        Command::Analyze(args) => analyze::run(&args).and_then(|text| print_out(&text)),
         Command::Quantize(args) => command::run(&args).and_then(|text| print_out(&text)),
         Command::Export(Export { onnx, out }) => export(&onnx, &out).map(|bytes| eprintln!("{bytes} bytes in {}", out.display())),
         Command::Data(args) => run_data(args),
@@ -223,6 +265,36 @@ fn run_train(args: &Train) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// `eval --guesses`.
+fn run_guesses(args: &Eval, set: &PuzzleSet, kind: EngineKind, most: u16) -> anyhow::Result<()> {
+    ensure!(args.reference.is_none(), "--reference goes without --guesses");
+    let segments = u16::try_from(args.segments).context("--segments is too large with --guesses, expected at most 65535")?;
+    let options = GuessOptions { guesses: most, segments, select: args.select.into(), seed: args.seed };
+    let (n, threads) = (args.n.unwrap_or(set.len()), resolve_threads(args.threads));
+    let fits = |tokens: u16| {
+        let cells = set.sudoku.cells();
+        ensure!(usize::from(tokens) == cells, "the model is made for {tokens} cells, {} holds puzzles of {cells}", args.data.display());
+        Ok(())
+    };
+    let (label, guessed) = if args.model.extension().is_some_and(|e| e == "hrm") {
+        let int8 = Int8::load(&args.model, args.seed)?;
+        fits(int8.view()?.config().tokens)?;
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+        ("int8", pool.install(|| guesses::int8(&int8, set, n, options))?)
+    } else {
+        let model = FloatModel::load(&args.model)?;
+        fits(model.spec.config.tokens)?;
+        let mut engine = model.engine(kind, &args.device, threads)?;
+        let symmetric = model.spec.config.start == Start::Fixed;
+        ("float", guesses::float(&mut Float(engine.as_mut()), set, n, symmetric, options)?)
+    };
+    if let Some(path) = &args.puzzles {
+        guesses::write_puzzles(path, set, &guessed)?;
+    }
+    let report = GuessReport::new(label, set, &guessed, options);
+    print_out(&if args.json { format!("{}\n", serde_json::to_string_pretty(&report)?) } else { report.to_string() })
+}
+
 fn run_eval(args: &Eval) -> anyhow::Result<()> {
     ensure!(args.segments >= 1, "--segments is 0, expected at least 1");
     let set = csv::read(&args.data)?;
@@ -230,6 +302,9 @@ fn run_eval(args: &Eval) -> anyhow::Result<()> {
         Engine::Fused => EngineKind::Fused,
         Engine::Torch => EngineKind::Torch,
     };
+    if let Some(most) = args.guesses {
+        return run_guesses(args, &set, kind, most);
+    }
     let mut at: Vec<usize> = (0..).map(|i| 1 << i).take_while(|&s| s < args.segments).collect();
     at.push(args.segments);
     let threads = resolve_threads(args.threads);

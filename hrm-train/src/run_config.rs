@@ -631,7 +631,7 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        let cases: [(&str, &[&str], &[&str]); 12] = [
+        let cases: [(&str, &[&str], &[&str]); 13] = [
             ("[data]\ngenerate = { n = 10 }\n[train]\nlearning_rate = 1", &[], &["learning_rate", "line 4"]),
             ("[trian]\nlr = 1", &[], &["trian", "line 1"]),
             ("[train]\nlr = \"x\"", &[], &["line 2"]),
@@ -643,6 +643,7 @@ mod tests {
             (MINIMAL, &["train.ema=1.0"], &["train.ema is 1"]),
             (MINIMAL, &["train.batch=0"], &["train.batch is 0"]),
             (MINIMAL, &["train.lr=nan"], &["train.lr is NaN"]),
+            (MINIMAL, &["train.quantize=true"], &["train.quantize needs", "train.init"]),
             ("", &[], &["no training data"]),
         ];
         for (text, overrides, expected) in cases {

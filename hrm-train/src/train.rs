@@ -1,7 +1,7 @@
 //! The training loop: deep supervision over a streaming batch.
 //!
 //! Each row of the batch holds a puzzle and its carry. A step runs one segment for every row and one optimizer step; rows that halted get
-//! a new puzzle and a fresh carry in the next step (HRM section 2, adaptive computation; here a row halts on `q_halt > 0`, as in TRM).
+//! a new puzzle and a fresh carry in the next step (HRM section 2, adaptive computation).
 //! Everything random is a pure function of the seed and a counter, so a run that is killed and resumed ends with the same weights, bit
 //! for bit, as one that was not (on the CPU).
 
@@ -59,7 +59,7 @@ struct Row {
     draw: u64,
     /// Segments it has had.
     steps: u32,
-    /// Segments it must have before it may halt on its Q logit.
+    /// Segments it must have before the Q head may halt it.
     min_steps: u32,
     /// It gets a new puzzle in the next step.
     halted: bool,
@@ -282,7 +282,7 @@ fn min_steps(config: &RunConfig, draw: u64) -> u32 {
 /// Whether a row that has just had its segment number `row.steps` is done.
 fn halts(config: &RunConfig, row: &Row, outcome: &RowOutcome) -> bool {
     let t = &config.train;
-    row.steps >= t.halt_max_steps || (t.q_weight > 0.0 && outcome.q_halt > 0.0 && row.steps >= row.min_steps)
+    row.steps >= t.halt_max_steps || (t.q_weight > 0.0 && outcome.halt && row.steps >= row.min_steps)
 }
 
 /// The model to ship at this point of the run.

@@ -259,3 +259,25 @@ fn a_damaged_checkpoint_is_named() {
     let output = run.command(&["--resume", "--set", "checkpoint.keep=1"]).output().unwrap();
     assert!(stderr(&output).contains("does not fit"), "{}", stderr(&output));
 }
+
+#[test]
+fn fine_tuning_with_roundings_resumes_exactly_and_keeps_the_architecture() {
+    let base = Run::new();
+    base.finish(&["--stop-after", "90"]);
+    let init = format!("train.init={}", base.out().display());
+    let sets = ["train.quantize=true", "train.lr=1e-3", "train.steps=60", "train.warmup=5", "eval.every=60", &init];
+    let arguments: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    let with = |more: &[&'static str]| [arguments.as_slice(), more].concat();
+
+    let (whole, parts, plain) = (Run::new(), Run::new(), Run::new());
+    whole.finish(&arguments);
+    parts.finish(&with(&["--stop-after", "25"]));
+    parts.finish(&with(&["--resume"]));
+    assert!(whole.state() == parts.state());
+    plain.finish(&with(&["--set", "train.quantize=false"]));
+    assert!(whole.weights() != plain.weights(), "the roundings change nothing");
+
+    let output = Run::new().command(&with(&["--set", "model.channels=20"])).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("another architecture than [model]"), "{}", stderr(&output));
+}

@@ -37,7 +37,7 @@ pub const ARENA: usize = 251 * 512 / 8;
 /// Bytes for guesses: no votes.
 pub const GUESSES: usize = 3 * 81;
 /// 64-bit words of the rest of the arena, in the core-coupled memory above the stack.
-const CORE_COUPLED_WORDS: usize = 48 * 1024 / 8;
+const CORE_COUPLED_WORDS: usize = (64 * 1024 - 16256) / 8;
 
 /// The core-coupled memory above the stack, zeroed.
 ///

@@ -10,10 +10,10 @@ use super::{Bases, Columns, Requant, reference};
 
 /// Channels of a block: 32-bit lanes of a register.
 const LANES: usize = 8;
-/// Rows of the largest register tile: with [`WIDE`] 12 accumulators, 3 weights and 1 activation, all 16 registers.
-const TALL: usize = 4;
+/// Rows of the largest register tile: with [`WIDE`] 12 accumulators, 2 weights, 1 activation and 1 product, all 16 registers.
+const TALL: usize = 6;
 /// Blocks of 8 channels of the largest register tile.
-const WIDE: usize = 3;
+const WIDE: usize = 2;
 /// Columns whose activations are widened at a time, an even number.
 const DEPTH: usize = 512;
 
@@ -87,8 +87,13 @@ pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<
 unsafe fn multiply(a: &[i8], w: &Columns<'_>, rows: usize, target: Target<'_>) {
     let blocks = w.n.div_ceil(LANES);
     let mut pairs = [0i32; TALL * DEPTH / 2];
-    for first in (0..rows).step_by(TALL) {
-        let tall = (rows - first).min(TALL);
+    let mut first = 0;
+    while first < rows {
+        let tall = match rows - first {
+            TALL.. => TALL,
+            3.. => 3,
+            _ => 1,
+        };
         let deep = w.k > DEPTH;
         if !deep {
             widen(&a[first * w.k..(first + tall) * w.k], w.k, &mut pairs);
@@ -96,26 +101,21 @@ unsafe fn multiply(a: &[i8], w: &Columns<'_>, rows: usize, target: Target<'_>) {
         let mut block = 0;
         while block < blocks {
             let wide = (blocks - block).min(WIDE);
+            let at = (first, block);
             // SAFETY: passed on; rows and blocks exist.
             unsafe {
-                let at = (first, block);
                 match (tall, wide) {
                     (TALL, WIDE) => tile::<TALL, WIDE>(a, w, at, &mut pairs, target),
-                    (TALL, 2) => tile::<TALL, 2>(a, w, at, &mut pairs, target),
                     (TALL, _) => tile::<TALL, 1>(a, w, at, &mut pairs, target),
                     (3, WIDE) => tile::<3, WIDE>(a, w, at, &mut pairs, target),
-                    (3, 2) => tile::<3, 2>(a, w, at, &mut pairs, target),
                     (3, _) => tile::<3, 1>(a, w, at, &mut pairs, target),
-                    (2, WIDE) => tile::<2, WIDE>(a, w, at, &mut pairs, target),
-                    (2, 2) => tile::<2, 2>(a, w, at, &mut pairs, target),
-                    (2, _) => tile::<2, 1>(a, w, at, &mut pairs, target),
                     (_, WIDE) => tile::<1, WIDE>(a, w, at, &mut pairs, target),
-                    (_, 2) => tile::<1, 2>(a, w, at, &mut pairs, target),
                     (_, _) => tile::<1, 1>(a, w, at, &mut pairs, target),
                 }
             }
             block += wide;
         }
+        first += tall;
     }
 }
 
@@ -415,4 +415,30 @@ fn group_sums_simd(a: &[i8], channels: usize, index: &[u16], groupings: usize, s
             }
         }
     }
+}
+
+/// Multiply-accumulates in registers alone, to learn the peak: `rounds` of 12 independent `vpmaddwd` with the addition that each needs.
+/// Returns the MACs and something that depends on all of them.
+pub fn multiply_only(rounds: usize) -> (u64, i32) {
+    // SAFETY: the CPU has AVX2 (`Kernel` is the proof).
+    unsafe { multiply_only_simd(rounds) }
+}
+
+#[target_feature(enable = "avx2")]
+fn multiply_only_simd(rounds: usize) -> (u64, i32) {
+    let mut acc = [_mm256_setzero_si256(); 12];
+    for (i, acc) in acc.iter_mut().enumerate() {
+        *acc = _mm256_set1_epi32(core::hint::black_box(i as i32));
+    }
+    let a = _mm256_set1_epi32(core::hint::black_box(0x0001_0002));
+    for _ in 0..rounds {
+        for acc in &mut acc {
+            *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(a, *acc));
+        }
+    }
+    let mut lanes = [0i32; 8];
+    let sum = acc.into_iter().fold(_mm256_setzero_si256(), |sum, x| _mm256_add_epi32(sum, x));
+    // SAFETY: eight words.
+    unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), sum) };
+    (rounds as u64 * 12 * 16, lanes.iter().fold(0, |s: i32, &x| s.wrapping_add(x)))
 }

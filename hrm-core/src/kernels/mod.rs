@@ -101,6 +101,59 @@ impl<'a> Bases<'a> {
     }
 }
 
+/// A whole gated MLP with its residual and norm ([`Kernel::gated_mlp`]).
+#[derive(Clone, Copy, Debug)]
+pub struct Mlp<'a> {
+    /// Gate and up on the row itself, `[2I, C]`.
+    pub own: Columns<'a>,
+    /// Requantisation of gate and up.
+    pub up_scale: Requant<'a>,
+    /// Output, `[C, I]`.
+    pub down: Columns<'a>,
+    /// Requantisation of the output.
+    pub down_scale: Requant<'a>,
+    /// View multiplier of the input.
+    pub m_in: i16,
+    /// Unit of the gate, 0 to 4.
+    pub gate_shift: u32,
+    /// Unit of the output, 0 to 12.
+    pub residual_shift: u32,
+    /// Inputs from group sums, if there are any.
+    pub groups: Option<GroupInputs<'a>>,
+}
+
+/// The group sums that a gated MLP reads. Group rows of all groupings are stacked.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupInputs<'a> {
+    /// Gate and up on the sums of each grouping, `[G]` of `[2I, C]`.
+    pub columns: &'a [Columns<'a>],
+    /// View multipliers of the sums, `[G]`.
+    pub m: &'a [i16],
+    /// First group row of each grouping, and the end of the last.
+    pub starts: &'a [usize],
+    /// `[R, G]`: group row of each row in each grouping.
+    pub index: &'a [u16],
+    /// The same the other way round: rows of the first group row, of the second, and so on.
+    pub members: &'a [u16],
+    /// End of each group row in `members`.
+    pub ends: &'a [u32],
+}
+
+/// Scratch of [`Kernel::gated_mlp`]; what it holds afterwards means nothing.
+#[derive(Debug)]
+pub struct MlpScratch<'a> {
+    /// `R * C` bytes, `R` rounded up to a multiple of 12.
+    pub view: &'a mut [i8],
+    /// A byte for each channel of each group row.
+    pub sum_views: &'a mut [i8],
+    /// 32 words for each group row.
+    pub table: &'a mut [i32],
+    /// `R * I` bytes, `R` rounded up to a multiple of 12.
+    pub hidden: &'a mut [i8],
+    /// `8 * C` elements.
+    pub delta: &'a mut [i16],
+}
+
 /// A kernel that this CPU can execute. Obtained from [`Kernel::best`] or [`Kernel::by_name`], which prove the CPU feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kernel(Isa);
@@ -248,6 +301,22 @@ impl Kernel {
         }
     }
 
+    /// Multiply-accumulates on registers alone, to learn the peak of this CPU at its present clock: `rounds` of a few independent chains.
+    /// Returns the MACs and a value that depends on all of them; `None` where the kernel has no such loop.
+    #[must_use]
+    pub fn multiply_only(self, rounds: usize) -> Option<(u64, i32)> {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Some(avx2::multiply_only(rounds)),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => Some(avx512vnni::multiply_only(rounds)),
+            _ => {
+                let _ = rounds;
+                None
+            }
+        }
+    }
+
     /// Words that [`Kernel::pack`] needs for a block of `n` x `k` weights; 0 if this kernel reads weights in place.
     #[must_use]
     pub const fn packed_words(self, n: usize, k: usize) -> usize {
@@ -261,7 +330,8 @@ impl Kernel {
 
     /// `out = view8(x, m)` element by element; `1 <= m`.
     pub fn view8(self, x: &[i16], m: i16, out: &mut [i8]) {
-        dispatch!(self.0, view8_slice(x, m, out));
+        let n = x.len().min(out.len());
+        dispatch!(self.0, view8_slice(&x[..n], m, &mut out[..n]));
     }
 
     /// `out[r][n] = sum_k a[r][k] * w[n][k]`; `a` `[R, K]`, `out` `[R, N]`.
@@ -315,6 +385,19 @@ impl Kernel {
     /// `x <- norm(sat16(x + d))` for each row of `width` elements.
     pub fn add_norm(self, x: &mut [i16], d: &[i16], width: usize) {
         dispatch!(self.0, add_norm(x, d, width));
+    }
+
+    /// The whole of [`Mlp`] on the rows of `x` (`[R, C]`), in place. Returns `false` and does nothing where this kernel has no such form, or
+    /// not for this shape (whole registers) or scratch: then the caller does it step by step.
+    pub fn gated_mlp(self, mlp: &Mlp<'_>, x: &mut [i16], scratch: &mut MlpScratch<'_>) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => avx512vnni::gated_mlp(mlp, x, scratch),
+            _ => {
+                let _ = (mlp, x, scratch);
+                false
+            }
+        }
     }
 
     /// Adds each row of `a` (`[R, C]`) to the sums (`[group rows, C]`) of its groups; `index` is `[R, G]`. Sums of at most 256 rows fit.

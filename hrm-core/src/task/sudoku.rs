@@ -299,6 +299,14 @@ impl Sudoku {
         }
     }
 
+    /// Whether `cell` of `tokens` `[S]` holds a digit that stands nowhere else in its row, column and box.
+    #[must_use]
+    pub fn is_free_of_conflict(&self, tokens: &[u8], cell: usize) -> bool {
+        let Some(&own) = tokens.get(cell).filter(|&&t| self.digit(t).is_some()) else { return false };
+        let shares_unit = |other: usize| (0..3).any(|k| self.group(k, other) == self.group(k, cell));
+        !tokens.iter().enumerate().any(|(other, &t)| other != cell && t == own && shares_unit(other))
+    }
+
     /// Surplus digits: over the `3n` rows, columns and boxes, how often a digit stands there beyond its first time. 0 for a valid grid.
     /// Tokens that are no digit do not count; at most [`Sudoku::cells`] tokens are looked at.
     #[must_use]

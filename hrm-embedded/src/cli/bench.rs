@@ -42,6 +42,8 @@ struct Report {
 #[derive(Serialize)]
 struct Machine {
     cpu: String,
+    /// Clock while this ran, from a chain of dependent instructions.
+    ghz: f64,
     arch: &'static str,
     cores: usize,
     version: &'static str,
@@ -61,7 +63,8 @@ struct KernelFigure {
     k: usize,
     n: usize,
     gmacs: f64,
-    /// None: the peak of this CPU at its present clock is not known to the program.
+    macs_per_cycle: f64,
+    /// Of the kernel's multiply instruction on registers alone, measured beside it. None: the kernel has no such loop.
     percent_of_peak: Option<f64>,
     vs_reference: f64,
 }
@@ -82,7 +85,7 @@ struct ModelFigure {
 }
 
 /// The shapes of the matrix figures, and those of the structured 9x9 models.
-const SHAPES: [(usize, usize, usize); 4] = [(81, 128, 128), (81, 512, 512), (729, 48, 192), (729, 96, 48)];
+const SHAPES: [(usize, usize, usize); 5] = [(81, 128, 128), (81, 512, 512), (81, 512, 1536), (729, 48, 192), (729, 96, 48)];
 /// Segments of a model run.
 const SEGMENTS: u16 = 16;
 
@@ -97,11 +100,22 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let kernels: Vec<Kernel> = if forced { vec![chosen] } else { Kernel::available().collect() };
     let mut figures = Vec::new();
+    let ghz = clock(budget);
+    let peaks: Vec<Option<f64>> = kernels.iter().map(|&k| peak(k, budget)).collect();
     for (m, k, n) in SHAPES {
         let reference = rate(Kernel::REFERENCE, m, k, n, budget);
-        for &kernel in &kernels {
+        for (&kernel, peak) in kernels.iter().zip(&peaks) {
             let gmacs = if kernel == Kernel::REFERENCE { reference } else { rate(kernel, m, k, n, budget) };
-            figures.push(KernelFigure { name: kernel.name(), m, k, n, gmacs, percent_of_peak: None, vs_reference: gmacs / reference });
+            figures.push(KernelFigure {
+                name: kernel.name(),
+                m,
+                k,
+                n,
+                gmacs,
+                macs_per_cycle: gmacs / ghz,
+                percent_of_peak: peak.map(|peak| 100.0 * gmacs / peak),
+                vs_reference: gmacs / reference,
+            });
         }
     }
     let mut models = Vec::new();
@@ -112,7 +126,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let machine = Machine { cpu: cpu(), arch: env::consts::ARCH, cores, version: env!("CARGO_PKG_VERSION") };
+    let machine = Machine { cpu: cpu(), ghz, arch: env::consts::ARCH, cores, version: env!("CARGO_PKG_VERSION") };
     let report = Report { machine, chosen: Chosen { kernel: chosen.name(), why }, kernels: figures, models };
     let mut out = io::stdout().lock();
     if args.json {
@@ -125,11 +139,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 impl Report {
     fn text(&self, out: &mut impl Write) -> io::Result<()> {
-        writeln!(out, "{}, {}, {} cores; one thread for all figures", self.machine.cpu, self.machine.arch, self.machine.cores)?;
+        let Machine { cpu, ghz, arch, cores, .. } = &self.machine;
+        writeln!(out, "{cpu}, {arch}, {cores} cores, {ghz:.2} GHz; one thread for all figures")?;
         writeln!(out, "kernel in use: {} ({})\n", self.chosen.kernel, self.chosen.why)?;
-        writeln!(out, "{:12} {:>5} {:>5} {:>5} {:>9} {:>13}", "kernel", "m", "k", "n", "GMAC/s", "vs reference")?;
+        let head = ["kernel", "m", "k", "n", "GMAC/s", "MAC/cycle", "of peak", "vs reference"];
+        let [kernel, m, k, n, gmacs, cycle, peak, vs] = head;
+        writeln!(out, "{kernel:12} {m:>5} {k:>5} {n:>5} {gmacs:>9} {cycle:>10} {peak:>8} {vs:>13}")?;
         for f in &self.kernels {
-            writeln!(out, "{:12} {:>5} {:>5} {:>5} {:>9.2} {:>12.1}x", f.name, f.m, f.k, f.n, f.gmacs, f.vs_reference)?;
+            let peak = f.percent_of_peak.map_or_else(|| "-".to_owned(), |p| format!("{p:.1} %"));
+            let (name, rate, cycle, vs) = (f.name, f.gmacs, f.macs_per_cycle, f.vs_reference);
+            writeln!(out, "{name:12} {:>5} {:>5} {:>5} {rate:>9.2} {cycle:>10.2} {peak:>8} {vs:>12.1}x", f.m, f.k, f.n)?;
         }
         writeln!(
             out,
@@ -147,6 +166,40 @@ impl Report {
     }
 }
 
+/// Clock in GHz, from the fastest of many rounds of a chain of rotations and additions: two cycles a link on every CPU of today.
+fn clock(budget: Duration) -> f64 {
+    const LINKS: u32 = 10_000;
+    let seconds = fastest(budget, || {
+        let mut x = black_box(1u64);
+        for _ in 0..LINKS {
+            x = x.rotate_left(7).wrapping_add(0x9E37);
+        }
+        black_box(x);
+    });
+    2.0 * f64::from(LINKS) / seconds / 1e9
+}
+
+/// GMAC/s of the kernel's multiply instruction on registers alone.
+fn peak(kernel: Kernel, budget: Duration) -> Option<f64> {
+    let (macs, _) = kernel.multiply_only(500)?;
+    let seconds = fastest(budget, || {
+        black_box(kernel.multiply_only(black_box(500)));
+    });
+    Some(macs as f64 / seconds / 1e9)
+}
+
+/// Seconds of the fastest of the rounds that fill the budget: short rounds, some of which nothing interrupts.
+fn fastest(budget: Duration, mut f: impl FnMut()) -> f64 {
+    let mut seconds = f64::INFINITY;
+    let begin = Instant::now();
+    while begin.elapsed() < budget {
+        let round = Instant::now();
+        f();
+        seconds = seconds.min(round.elapsed().as_secs_f64());
+    }
+    seconds
+}
+
 /// GMAC/s of one product with its requantisation: the best of several rounds that fill the budget.
 fn rate(kernel: Kernel, m: usize, k: usize, n: usize, budget: Duration) -> f64 {
     let byte = |i: usize| ((i * 2_654_435_761) >> 13) as i8;
@@ -158,14 +211,10 @@ fn rate(kernel: Kernel, m: usize, k: usize, n: usize, budget: Duration) -> f64 {
     let (mult, bias) = (vec![1 << 20; n], vec![0; n]);
     let requant = Requant { shift: 4, mult: &mult, bias: &bias };
     let mut out = vec![0i16; m * n];
-    let mut seconds = f64::INFINITY;
-    let begin = Instant::now();
-    while begin.elapsed() < budget {
-        let round = Instant::now();
+    let seconds = fastest(budget, || {
         kernel.project(black_box(&a), &columns, &requant, None, &mut out);
         black_box(&out);
-        seconds = seconds.min(round.elapsed().as_secs_f64());
-    }
+    });
     (m * k * n) as f64 / seconds / 1e9
 }
 
@@ -174,7 +223,7 @@ fn latency(name: &str, model: &Model, best_gmacs: f64, budget: Duration) -> anyh
     // One given, so that the grid stays legal.
     let mut puzzle = vec![1; usize::from(model.config().tokens)];
     puzzle[0] = 2.min(model.config().vocab as u8 - 1);
-    let policy = Policy { segments: SEGMENTS, stable: 0, fixed_point: false, q_head: false };
+    let policy = Policy { fixed_point: false, ..Policy::budget(SEGMENTS) };
     let mut workspace = Workspace::default();
     let mut times = Vec::new();
     let begin = Instant::now();

@@ -51,10 +51,10 @@ pub(super) struct Args {
 /// How much to try.
 #[derive(Clone, Copy, clap::Args)]
 pub(super) struct Effort {
-    /// Most segments a guess.
+    /// Most segments of the first guess. With the verifier the others get half as many, else as many.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     pub segments: u16,
-    /// Most guesses a puzzle [default: 16 with a verifier, else 1].
+    /// Most guesses a puzzle [default: 64 with a verifier, else 1].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub guesses: Option<u16>,
     /// How the answer is chosen among the guesses [default: verify, or first for tasks without a verifier].

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::ValueEnum;
 use hrm_core::iterate::{Policy, Segment};
-use hrm_core::solve::{Options, Select};
+use hrm_core::solve::{Options, Perturb, Select};
 use hrm_core::task::Sudoku;
 use hrm_embedded::Workspace;
 use serde::Serialize;
@@ -182,6 +182,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         policy: Policy::budget(segments),
         guesses: guess + 1,
         select: args.look.select(task.sudoku),
+        // The guesses are those of `hrm solve`, whoever selects.
+        perturb: if task.sudoku.is_some() { Perturb::Assume } else { Perturb::Auto },
         seed,
         ..model.default_options()
     };

@@ -195,9 +195,9 @@ pub struct Solve<'a> {
     /// The puzzle.
     #[serde(borrow)]
     pub puzzle: Puzzle<'a>,
-    /// Most segments a guess; 0: 16.
+    /// Most segments of the first guess; 0: 16.
     pub segments: u16,
-    /// Most guesses; 0: 16 for a task with a verifier, else 1.
+    /// Most guesses; 0: 64 for a task with a verifier, else 1.
     pub guesses: u16,
     /// Most time in milliseconds, looked at before every segment; 0: no limit.
     pub time_ms: u32,
@@ -267,7 +267,7 @@ pub enum Report {
     Outcome,
     /// A [`Segment`] without cells after each segment; some are left out where the transport is slower than the network.
     Progress,
-    /// Every [`Segment`] with its cells: the network waits for the transport.
+    /// Every [`Segment`] with its cells: the network waits for the transport. Guesses are those of a verified solve, whoever selects.
     Trace,
 }
 

@@ -2,6 +2,7 @@
 
 use hrm_core::format::TaskKind;
 use hrm_core::iterate::Policy;
+use hrm_core::schedule::DEFAULT_GUESSES;
 use hrm_core::solve::{self, Guesses, Options, Perturb};
 use hrm_core::task::{Grid, PuzzleError, Sudoku};
 use hrm_core::{MemoryError, Network, Plan, Run};
@@ -14,9 +15,8 @@ use crate::protocol::{
     VERSION, Versions,
 };
 
-/// Budgets of a request that names none.
+/// Segments of a first guess of a request that names none.
 const SEGMENTS: u16 = 16;
-const GUESSES: u16 = 16;
 
 #[derive(Debug)]
 pub(super) struct Engine<'a, 'm> {
@@ -45,6 +45,7 @@ struct Job {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is no allocator, and one job at a time")]
 enum What {
     Solve {
         guesses: Guesses,
@@ -161,12 +162,13 @@ impl<'a, 'm> Engine<'a, 'm> {
 
     fn begin_solve(&mut self, solve: &Solve<'_>, scratch: &mut [u8]) -> Result<What, Fault> {
         let sudoku = self.sudoku();
-        let (guesses, select) = if sudoku.is_some() { (GUESSES, solve::Select::Verify) } else { (1, solve::Select::First) };
+        let (guesses, select) = if sudoku.is_some() { (DEFAULT_GUESSES, solve::Select::Verify) } else { (1, solve::Select::First) };
         let options = Options {
             policy: Policy::budget(if solve.segments == 0 { SEGMENTS } else { solve.segments }),
             guesses: if solve.guesses == 0 { guesses } else { solve.guesses },
             select: solve.select.map_or(select, Into::into),
-            perturb: Perturb::Auto,
+            // A trace shows the guesses of a verified solve, whoever selects: a vote runs those behind the first solved one too.
+            perturb: if solve.report == Report::Trace && sudoku.is_some() { Perturb::Assume } else { Perturb::Auto },
             noise: 0,
             seed: solve.seed,
         };

@@ -77,8 +77,8 @@ const MARGIN: f64 = 2.0;
 const NEAR: f64 = 1.0;
 /// Chains made before duplicates are looked for.
 const BLOCK: u64 = 256;
-/// So many blocks must give so many new puzzles, else nearly all there are have been found.
-const PATIENCE: (usize, usize) = (32, 32);
+/// So many chains must give so many new puzzles, else nearly all there are have been found.
+const PATIENCE: (u64, usize) = (32 * BLOCK, 32);
 
 /// A puzzle with its only solution.
 struct Puzzle {
@@ -127,20 +127,20 @@ impl Generator {
         let mut set = PuzzleSet::new(self.solver.sudoku());
         let mut seen = HashSet::new();
         let source = format!("hrm_{0}x{0}_{1}", self.options.size, if self.options.hard { "hard" } else { "minimal" });
-        let (mut block, mut passed, mut found) = (0, 0, 0);
+        let (mut block, mut passed, mut found) = (0u64, 0, 0);
         while set.len() < n {
             // Small runs do not pay for a whole block.
             let left = ((n - set.len()) as u64).div_ceil(if self.options.hard { GIVEN as u64 } else { 1 });
             let end = block + left.clamp(1, BLOCK);
             let chains: Vec<Vec<Puzzle>> = (block..end).into_par_iter().map(|chain| self.chain(chain)).collect();
+            passed += end - block;
             block = end;
             for puzzle in chains.into_iter().flatten() {
                 if set.len() < n && seen.insert(puzzle.input.clone()) {
                     set.push(&puzzle.input, &puzzle.label, puzzle.rating, &source).context("the generator made a wrong puzzle")?;
                 }
             }
-            passed += 1;
-            if passed == PATIENCE.0 {
+            if passed >= PATIENCE.0 {
                 ensure!(
                     set.len() >= n.min(found + PATIENCE.1),
                     "found {} different puzzles and hardly any new one since, asked for {n}: ask for fewer or for more extra givens",

@@ -79,6 +79,8 @@ pub struct RowOutcome {
     pub loss: f32,
     /// Halt logit.
     pub q_halt: f32,
+    /// The Q head says halt: `q_halt > q_continue` where a continue output is trained (HRM), else `q_halt > 0` (TRM).
+    pub halt: bool,
     /// Cells answered correctly (givens included).
     pub cells: u16,
     /// Whether all cells are right.
@@ -87,6 +89,37 @@ pub struct RowOutcome {
 
 /// Named tensors: shape and row-major values.
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+/// States of `n` puzzles between two segments.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Carry {
+    /// Slow state, `[n, R, C]`.
+    pub h: Vec<f32>,
+    /// Fast state, `[n, R, C]`.
+    pub l: Vec<f32>,
+}
+
+/// What the heads read from `n` states.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Reading {
+    /// Logits of the symbols: `[n, S, F]` with fields (symbol `f` is token `f + 2`), else `[n, S, vocab]`.
+    pub logits: Vec<f32>,
+    /// Answers, tokens `[n, S]`.
+    pub tokens: Vec<u8>,
+    /// Halt logits, `[n]`.
+    pub q_halt: Vec<f32>,
+    /// Logits of going on, `[n]`; empty for models with one Q output.
+    pub q_continue: Vec<f32>,
+}
+
+/// Names the random start of one puzzle: a function of these two numbers and the model's architecture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StartOf {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Number of the start within the seed.
+    pub number: u64,
+}
 
 /// A counter as four floats of 16 bits each, lowest first: exact, where one f32 holds 24 bits only.
 fn split(counter: u64) -> impl Iterator<Item = f32> {
@@ -121,6 +154,25 @@ pub trait Engine {
     /// # Errors
     /// Library failures.
     fn infer(&mut self, inputs: &[u8], segments: usize, seed: u64, observe: &mut dyn FnMut(usize, &[u8], &[f32])) -> anyhow::Result<()>;
+
+    /// Carries of as many puzzles as there are starts: random where the model starts so or where `random` asks for it, else its fixed start.
+    /// [`Engine::infer`] begins puzzle `b` at `StartOf { seed, number: b }`.
+    ///
+    /// # Errors
+    /// Library failures.
+    fn begin(&mut self, starts: &[StartOf], random: bool) -> anyhow::Result<Carry>;
+
+    /// One segment without gradient from given carries, with the weights of [`Engine::infer`]; `inputs` are tokens `[n, S]`.
+    ///
+    /// # Errors
+    /// Tokens or carries that do not fit, library failures.
+    fn advance(&mut self, inputs: &[u8], carry: &mut Carry) -> anyhow::Result<Reading>;
+
+    /// What the heads read from `z_H`, without a segment.
+    ///
+    /// # Errors
+    /// Carries that do not fit, library failures.
+    fn read(&mut self, carry: &Carry) -> anyhow::Result<Reading>;
 
     /// From now on rounds as the integer network of `plan` does, in training (straight-through gradient) and in inference.
     ///

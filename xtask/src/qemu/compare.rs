@@ -74,7 +74,14 @@ pub fn run(machine: &Machine, case: &Case, host: &[Vec<u64>]) -> Result<Outcome>
         bail!("{} {}: the image says: {error}", machine.name, case.label());
     }
     let last = said.lines.last().map_or("nothing", String::as_str);
-    ensure!(said.code == Some(0), "{} {}: the image ended with {:?}, last said {last:?}; {}", machine.name, case.label(), said.code, said.errors);
+    ensure!(
+        said.code == Some(0),
+        "{} {}: the image ended with {:?}, last said {last:?}; {}",
+        machine.name,
+        case.label(),
+        said.code,
+        said.errors
+    );
     let number = |name: &str| field(name).and_then(|v| v.parse().ok()).with_context(|| format!("{} does not say its {name}", machine.name));
     let mut outcome = Outcome {
         kernel: field("kernel").unwrap_or("?").to_owned(),
@@ -108,7 +115,9 @@ fn difference(machine: &Machine, case: &Case, host: &[Vec<u64>], found: &[Vec<u6
             let found = found.map_or("nothing".into(), |h| format!("{h:016x}"));
             let place = layer(machine, case, puzzle, segment as u16 + 1)?;
             let (machine, label, segment) = (machine.name, case.label(), segment + 1);
-            return Ok(Some(format!("{machine}, {label} puzzle {puzzle}, segment {segment}, layer {place}: {found}, the host has {expected:016x}")));
+            return Ok(Some(format!(
+                "{machine}, {label} puzzle {puzzle}, segment {segment}, layer {place}: {found}, the host has {expected:016x}"
+            )));
         }
     }
     Ok(None)
@@ -141,13 +150,18 @@ fn host_model(size: usize) -> PathBuf {
 /// The model or a puzzle cannot be read.
 pub fn host(case: &Case) -> Result<Vec<Vec<u64>>> {
     with_run(&host_model(case.size), |run| {
-        case.puzzles.iter().map(|puzzle| {
-            start(run, puzzle)?;
-            Ok((0..case.segments).map(|_| {
-                run.segment();
-                run.hash()
-            }).collect())
-        }).collect()
+        case.puzzles
+            .iter()
+            .map(|puzzle| {
+                start(run, puzzle)?;
+                Ok((0..case.segments)
+                    .map(|_| {
+                        run.segment();
+                        run.hash()
+                    })
+                    .collect())
+            })
+            .collect()
     })
 }
 
@@ -184,14 +198,7 @@ pub struct Solved {
 /// # Errors
 /// The model or the puzzle cannot be read.
 pub fn solve(size: usize, puzzle: &str) -> Result<Option<Solved>> {
-    let options = Options {
-        policy: Policy::budget(16),
-        guesses: 16,
-        select: Select::Verify,
-        perturb: Perturb::Auto,
-        noise: 0,
-        seed: 0,
-    };
+    let options = Options { policy: Policy::budget(16), guesses: 16, select: Select::Verify, perturb: Perturb::Auto, noise: 0, seed: 0 };
     with_run(&host_model(size), |run| {
         start(run, puzzle)?;
         let tokens = run.tokens().to_vec();

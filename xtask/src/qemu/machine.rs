@@ -36,7 +36,13 @@ pub const MACHINES: [Machine; 8] = [
     machine("mps2-an500", "Cortex-M7", M4, (ARM, &["mps2-an500"]), 0x20_0000),
     machine("mps2-an505", "Cortex-M33", M33, (ARM, &["mps2-an505"]), 0x1020_0000),
     machine("mps3-an547", "Cortex-M55, Helium", M33, (ARM, &["mps3-an547"]), 0x0100_0000),
-    machine("virt-rv32imc", "RV32IMC", RV32, (RISCV, &["virt", "-cpu", "rv32,a=false,f=false,d=false", "-bios", "none"]), 0x8020_0000),
+    machine(
+        "virt-rv32imc",
+        "RV32IMC",
+        RV32,
+        (RISCV, &["virt", "-cpu", "rv32,a=false,f=false,d=false,zawrs=false,zfa=false", "-bios", "none"]),
+        0x8020_0000,
+    ),
     machine("virt-rv32v", "RV32 with V", RV32, (RISCV, &["virt", "-cpu", "rv32,v=true,vlen=128", "-bios", "none"]), 0x8020_0000),
 ];
 

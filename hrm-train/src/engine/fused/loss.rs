@@ -143,5 +143,5 @@ pub fn loss(
         *g += share * sum;
     }
     dq_out[d.cp] += dq;
-    RowOutcome { loss: (total / labelled.max(1) as f64) as f32, q_halt, cells: right, exact }
+    RowOutcome { loss: (total / labelled.max(1) as f64) as f32, q_halt, halt: q_halt > 0.0, cells: right, exact }
 }

@@ -9,6 +9,7 @@ use super::{EngineOptions, Tensors};
 use crate::spec::ModelSpec;
 
 mod block;
+mod carry;
 mod layout;
 mod loss;
 mod optim;

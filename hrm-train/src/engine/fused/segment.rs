@@ -182,10 +182,15 @@ impl Net<'_> {
         outcome
     }
 
-    /// One segment without gradient; answers to `answer`, the halt logit is returned.
-    pub fn infer(&self, tokens: &[u8], carry: &mut Carry<'_>, answer: &mut [u8], ws: &mut Workspace) -> f32 {
+    /// One segment without gradient that reads nothing.
+    pub fn advance(&self, tokens: &[u8], carry: &mut Carry<'_>, ws: &mut Workspace) {
         self.d.classes_of(tokens, &mut ws.classes);
         self.calls(carry, ws);
+    }
+
+    /// One segment without gradient; answers to `answer`, the halt logit is returned.
+    pub fn infer(&self, tokens: &[u8], carry: &mut Carry<'_>, answer: &mut [u8], ws: &mut Workspace) -> f32 {
+        self.advance(tokens, carry, ws);
         loss::answer(self.d, self.w, carry.h, &mut ws.logits, answer)
     }
 }

@@ -19,7 +19,7 @@ pub fn read_init(d: &Dims, tensors: &Tensors) -> anyhow::Result<[Vec<f32>; 2]> {
     Ok([read(INIT[0])?, read(INIT[1])?])
 }
 
-fn pad(d: &Dims, rows: &[f32]) -> anyhow::Result<Vec<f32>> {
+pub fn pad(d: &Dims, rows: &[f32]) -> anyhow::Result<Vec<f32>> {
     let mut out = vec![0.0; rows.len() / d.c * d.cp];
     for (to, from) in out.chunks_exact_mut(d.cp).zip(rows.chunks_exact(d.c)) {
         to[..d.c].copy_from_slice(from);
@@ -27,7 +27,7 @@ fn pad(d: &Dims, rows: &[f32]) -> anyhow::Result<Vec<f32>> {
     Ok(out)
 }
 
-fn unpad(d: &Dims, rows: &[f32]) -> Vec<f32> {
+pub fn unpad(d: &Dims, rows: &[f32]) -> Vec<f32> {
     rows.chunks_exact(d.cp).flat_map(|row| &row[..d.c]).copied().collect()
 }
 

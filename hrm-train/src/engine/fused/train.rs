@@ -9,11 +9,11 @@ use super::random::{Purpose, Stream};
 use super::rounding::BlockSteps;
 use super::segment::{Carry, Net, Workspace};
 use super::{CHUNK, FusedEngine, fresh, optim, simd};
-use crate::engine::{Engine, RowOutcome, Tensors};
+use crate::engine::{Carry as OwnedCarry, Engine, Reading, RowOutcome, StartOf, Tensors};
 use crate::quantize::plan::ModelPlan;
 
 /// Runs every job once, on as many threads as there are workspaces.
-fn spread<J: Send>(workspaces: &mut [Workspace], jobs: impl Iterator<Item = J> + Send, work: impl Fn(J, &mut Workspace) + Sync) {
+pub(super) fn spread<J: Send>(workspaces: &mut [Workspace], jobs: impl Iterator<Item = J> + Send, work: impl Fn(J, &mut Workspace) + Sync) {
     let jobs = Mutex::new(jobs);
     let drain = |ws: &mut Workspace| {
         loop {
@@ -160,6 +160,18 @@ impl Engine for FusedEngine {
             observe(segment, &answer, &q);
         }
         Ok(())
+    }
+
+    fn begin(&mut self, starts: &[StartOf], random: bool) -> anyhow::Result<OwnedCarry> {
+        Ok(self.begin_at(starts, random))
+    }
+
+    fn advance(&mut self, inputs: &[u8], carry: &mut OwnedCarry) -> anyhow::Result<Reading> {
+        self.advance_or_read(Some(inputs), carry)
+    }
+
+    fn read(&mut self, carry: &OwnedCarry) -> anyhow::Result<Reading> {
+        self.advance_or_read(None, &mut carry.clone())
     }
 
     fn round_as(&mut self, plan: &ModelPlan) -> anyhow::Result<()> {

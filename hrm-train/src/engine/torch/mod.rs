@@ -15,6 +15,7 @@ use crate::quantize::plan::ModelPlan;
 use crate::spec::ModelSpec;
 
 mod block;
+mod carry;
 mod device;
 mod layout;
 mod loss;
@@ -296,6 +297,18 @@ impl Engine for TorchEngine {
             observe(segment, &tokens[segment * n * s..][..n * s], &halts[segment * n..][..n]);
         }
         Ok(())
+    }
+
+    fn begin(&mut self, starts: &[super::StartOf], random: bool) -> anyhow::Result<super::Carry> {
+        self.begin_at(starts, random)
+    }
+
+    fn advance(&mut self, inputs: &[u8], carry: &mut super::Carry) -> anyhow::Result<super::Reading> {
+        self.advance_from(inputs, carry)
+    }
+
+    fn read(&mut self, carry: &super::Carry) -> anyhow::Result<super::Reading> {
+        self.read_from(carry)
     }
 
     fn round_as(&mut self, _plan: &ModelPlan) -> anyhow::Result<()> {

@@ -172,8 +172,12 @@ impl TorchEngine {
         let (cells, right, exact) = (host(&parts.cells)?, host(&parts.right)?, host(&parts.exact)?);
         let q = host(&q)?;
         let outputs = q.len() / n;
-        let rows: Vec<RowOutcome> =
-            (0..n).map(|b| RowOutcome { loss: cells[b], q_halt: q[b * outputs], cells: right[b] as u16, exact: exact[b] != 0.0 }).collect();
+        let row = |b: usize| {
+            let q_halt = q[b * outputs];
+            let least = if going_on.is_some() { q[b * outputs + 1] } else { 0.0 };
+            RowOutcome { loss: cells[b], q_halt, halt: q_halt > least, cells: right[b] as u16, exact: exact[b] != 0.0 }
+        };
+        let rows: Vec<RowOutcome> = (0..n).map(row).collect();
         let report = SegmentReport {
             rows,
             q_continue: if outputs == 2 { q.iter().skip(1).step_by(2).copied().collect() } else { Vec::new() },
