@@ -1,4 +1,4 @@
-//! AArch64 Linux without a standard library: system calls for the verdict and the exit.
+//! AArch64: a bare program that speaks to Linux, or to its user-mode emulation, by system calls.
 
 use core::arch::{asm, naked_asm};
 use core::fmt::{self, Write};

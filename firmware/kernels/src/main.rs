@@ -2,11 +2,11 @@
 #![no_std]
 #![no_main]
 
-#[cfg(target_os = "none")]
+#[cfg(any(target_arch = "arm", target_arch = "riscv32"))]
 mod bare;
-#[cfg(target_os = "linux")]
+#[cfg(target_arch = "aarch64")]
 mod linux;
-#[cfg(target_os = "none")]
+#[cfg(any(target_arch = "arm", target_arch = "riscv32"))]
 mod machine;
 #[cfg(target_arch = "wasm32")]
 mod wasm;
