@@ -36,13 +36,18 @@ fn main() {
         VIRT.to_owned()
     } else if target.starts_with("thumb") {
         let machine = MACHINES.iter().find(|(name, _)| env::var_os(format!("CARGO_FEATURE_{name}")).is_some());
-        let (_, [flash, flash_length, ram, ram_length]) = machine.expect("a feature names the machine: an385, an386, an500, an505 or an547");
+        let (_, [flash, flash_length, ram, ram_length]) =
+            machine.expect("a feature names the machine: an385, an386, an500, an505 or an547");
         println!("cargo::rustc-link-arg-bins=-Tlink.x");
         println!("cargo::rustc-link-arg-bins=--nmagic");
         format!(
             "MEMORY {{\n  FLASH : ORIGIN = {flash:#x}, LENGTH = {flash_length:#x}\n  RAM : ORIGIN = {ram:#x}, LENGTH = {ram_length:#x}\n}}\n"
         )
     } else {
+        if target.starts_with("wasm32") {
+            println!("cargo::rustc-link-arg-bins=--no-entry");
+            println!("cargo::rustc-link-arg-bins=--export=check");
+        }
         return;
     };
     fs::write(out.join("memory.x"), script).expect("the output folder can be written");

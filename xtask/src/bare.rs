@@ -88,7 +88,8 @@ fn debian() -> Result<bool> {
 fn debian_cargo(target: &str) -> Command {
     let mut command = Command::new("/usr/bin/cargo");
     command.env("RUSTC_BOOTSTRAP", "1").env("RUSTC", "/usr/bin/rustc").env_remove("RUSTUP_TOOLCHAIN");
-    command.env(format!("CARGO_TARGET_{}_LINKER", target.replace(['-', '.'], "_").to_uppercase()), "ld.lld-19");
+    let linker = if target.starts_with("wasm32") { "wasm-ld-19" } else { "ld.lld-19" };
+    command.env(format!("CARGO_TARGET_{}_LINKER", target.replace(['-', '.'], "_").to_uppercase()), linker);
     command
 }
 

@@ -66,7 +66,8 @@ pub fn parts(
     }
     let requant = |m: &hrm_core::format::Matrix<'_>| -> (u32, usize) { (m.shift, m.n) };
     let _ = requant;
-    let (uq, dq) = (Requant { shift: up.shift, mult: up.mult, bias: up.bias }, Requant { shift: down.shift, mult: down.mult, bias: down.bias });
+    let (uq, dq) =
+        (Requant { shift: up.shift, mult: up.mult, bias: up.bias }, Requant { shift: down.shift, mult: down.mult, bias: down.bias });
     let mut count = |what, work: usize, before: u64, after: u64| tell(Count { what, instructions: after - before, work: work as u64 });
     let at = now();
     kernel.view8(&b.x, block.mlp.m_in, &mut b.view);

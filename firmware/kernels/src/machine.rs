@@ -23,7 +23,7 @@ mod arm {
 
     #[cortex_m_rt::entry]
     fn main() -> ! {
-        crate::main()
+        crate::bare::main()
     }
 
     /// Starts the counter.
@@ -70,7 +70,7 @@ mod riscv32 {
     );
 
     extern "C" fn main() -> ! {
-        crate::main()
+        crate::bare::main()
     }
 
     /// Nothing to start.
@@ -81,7 +81,9 @@ mod riscv32 {
         || {
             let (high, low, again): (u32, u32, u32);
             // SAFETY: reads a counter.
-            unsafe { asm!("csrr {0}, minstreth", "csrr {1}, minstret", "csrr {2}, minstreth", out(reg) high, out(reg) low, out(reg) again) };
+            unsafe {
+                asm!("csrr {0}, minstreth", "csrr {1}, minstret", "csrr {2}, minstreth", out(reg) high, out(reg) low, out(reg) again)
+            };
             let low = if high == again { low } else { 0 };
             u64::from(again) << 32 | u64::from(low)
         }

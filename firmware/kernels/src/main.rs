@@ -1,79 +1,12 @@
-//! The image: checks the kernels, counts their instructions, says so through semihosting and leaves the emulator.
-//!
-//! Lines: `kernel NAME`, `check COMPARISONS`, `part KERNEL INSTRUCTIONS WORK WHAT`, `segment KERNEL PLAN INSTRUCTIONS MACS HASH`, last `done`.
+//! The image: see `bare` for processors without an operating system, `linux` for user-mode emulation of AArch64, `wasm` for WebAssembly.
 #![no_std]
 #![no_main]
 
-use core::panic::PanicInfo;
-
-use hrm_core::{Kernel, ModelView, Plan};
-use hrm_kernels_image::{bench, check};
-use semihosting::{println, process};
-
+#[cfg(any(target_arch = "arm", target_arch = "riscv32"))]
+mod bare;
+#[cfg(target_arch = "aarch64")]
+mod linux;
+#[cfg(any(target_arch = "arm", target_arch = "riscv32"))]
 mod machine;
-
-#[repr(C, align(16))]
-struct Aligned<T: ?Sized>(T);
-
-static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../models/sudoku-9x9.hrm"));
-
-const ROUNDS: usize = 150;
-
-#[panic_handler]
-fn panic(info: &PanicInfo<'_>) -> ! {
-    println!("{}", info);
-    process::exit(101)
-}
-
-/// Memory of everything.
-struct Memory {
-    check: check::Buffers,
-    parts: bench::Buffers,
-    packed: [i32; 64 * 1024],
-    arena: [u64; 80 * 1024],
-}
-
-static mut MEMORY: Memory =
-    Memory { check: check::Buffers::EMPTY, parts: bench::Buffers::EMPTY, packed: [0; 64 * 1024], arena: [0; 80 * 1024] };
-
-fn main() -> ! {
-    machine::start();
-    // SAFETY: called once, and nothing else names it.
-    let memory = unsafe { &mut *(&raw mut MEMORY) };
-    for kernel in Kernel::available() {
-        println!("kernel {}", kernel.name());
-    }
-    match check::run(&mut memory.check, 1, ROUNDS) {
-        Ok(comparisons) => println!("check {}", comparisons),
-        Err(difference) => {
-            println!("error {:?}", difference);
-            process::exit(103);
-        }
-    }
-    let view = match ModelView::new_checked(&MODEL.0) {
-        Ok(view) => view,
-        Err(e) => {
-            println!("error {}", e);
-            process::exit(103);
-        }
-    };
-    let mut now = machine::instructions();
-    for kernel in Kernel::available() {
-        bench::parts(&view.block(0, 0), kernel, &mut memory.packed, &mut memory.parts, &mut now, &mut |c| {
-            println!("part {} {} {} {}", kernel.name(), c.instructions, c.work, c.what);
-        });
-    }
-    for kernel in Kernel::available() {
-        for (name, plan) in [("roomy", Plan::ROOMY), ("device", Plan::DEVICE)] {
-            if kernel != Kernel::best() && name == "device" {
-                continue;
-            }
-            match bench::segment(view, kernel, plan, &mut memory.packed, &mut memory.arena, &mut now) {
-                Ok((c, hash)) => println!("segment {} {} {} {} {:016x}", kernel.name(), name, c.instructions, c.work, hash),
-                Err(e) => println!("error {}", e),
-            }
-        }
-    }
-    println!("done");
-    process::exit(0)
-}
+#[cfg(target_arch = "wasm32")]
+mod wasm;

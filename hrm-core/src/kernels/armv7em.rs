@@ -17,28 +17,7 @@ pub use super::reference::{glu_rows, view8_slice};
 const CHANNELS: usize = 4;
 const ROWS: usize = 2;
 
-/// Words of the packed form of `n` x `k` weights.
-pub const fn packed_words(n: usize, k: usize) -> usize {
-    n.div_ceil(CHANNELS) * CHANNELS * k.div_ceil(2)
-}
-
-/// Packs a block of columns into `out`.
-pub fn pack(w: &Columns<'_>, out: &mut [i32]) {
-    for (p, panel) in out.chunks_exact_mut(CHANNELS * w.k.div_ceil(2)).enumerate() {
-        panel.fill(0);
-        for channel in 0..CHANNELS.min(w.n.saturating_sub(p * CHANNELS)) {
-            let row = w.row(p * CHANNELS + channel);
-            for (word, pair) in panel.iter_mut().skip(channel).step_by(CHANNELS).zip(row.chunks(2)) {
-                *word = pair_of(pair[0], pair.get(1).copied().unwrap_or(0));
-            }
-        }
-    }
-}
-
-#[inline(always)]
-const fn pair_of(low: i8, high: i8) -> i32 {
-    (low as i32 & 0xffff) | (high as i32) << 16
-}
+pub use super::tiled::{pack_pairs as pack, pair_words as packed_words};
 
 /// `[K / 2][2 rows]` pairs.
 struct Smlad;
@@ -91,7 +70,7 @@ impl Tile for Smlad {
         }
         let tail = first[k / 4 * 4..].chunks(2).zip(second[k / 4 * 4..].chunks(2));
         for (to, (a, b)) in rest.chunks_exact_mut(2).zip(tail) {
-            let pair = |p: &[i8]| pair_of(p[0], p.get(1).copied().unwrap_or(0));
+            let pair = |p: &[i8]| tiled::pair_of(p[0], p.get(1).copied().unwrap_or(0));
             to.copy_from_slice(&[pair(a), pair(b)]);
         }
     }

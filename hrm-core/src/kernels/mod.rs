@@ -11,12 +11,16 @@ mod avx2;
 mod avx512vnni;
 #[cfg(hrm_isa = "mve")]
 mod mve;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub mod reference;
 #[cfg(hrm_isa = "rv32im")]
 mod rv32im;
 #[cfg(hrm_isa = "rv32v")]
 mod rv32v;
 mod scalar;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod simd128;
 pub mod tables;
 mod tiled;
 
@@ -170,6 +174,10 @@ enum Isa {
     Rv32im,
     #[cfg(hrm_isa = "rv32v")]
     Rv32v,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    Simd128,
 }
 
 /// Whether this CPU has the features: asked at run time with `std`, else what the build was told.
@@ -182,6 +190,16 @@ macro_rules! has {
         let found = $(cfg!(target_feature = $feature))&&+;
         found
     }};
+}
+
+/// Whether this CPU has the dot product extension: asked at run time with `std`, else what the build was told.
+#[cfg(target_arch = "aarch64")]
+fn has_dotprod() -> bool {
+    #[cfg(any(test, feature = "std"))]
+    let found = std::arch::is_aarch64_feature_detected!("dotprod");
+    #[cfg(not(any(test, feature = "std")))]
+    let found = cfg!(target_feature = "dotprod");
+    found
 }
 
 /// Calls the function of this name of the file of the kernel's ISA.
@@ -202,6 +220,10 @@ macro_rules! dispatch {
             Isa::Rv32im => rv32im::$function($($arg),*),
             #[cfg(hrm_isa = "rv32v")]
             Isa::Rv32v => rv32v::$function($($arg),*),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => neon::$function($($arg),*),
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Isa::Simd128 => simd128::$function($($arg),*),
         }
     };
 }
@@ -225,7 +247,19 @@ impl Kernel {
         let others = [Some(Self(Isa::Rv32im))];
         #[cfg(hrm_isa = "rv32v")]
         let others = [Some(Self(Isa::Rv32v))];
-        #[cfg(not(any(target_arch = "x86_64", hrm_isa = "dsp", hrm_isa = "mve", hrm_isa = "rv32im", hrm_isa = "rv32v")))]
+        #[cfg(target_arch = "aarch64")]
+        let others = [has_dotprod().then_some(Self(Isa::Neon))];
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        let others = [Some(Self(Isa::Simd128))];
+        #[cfg(not(any(
+            target_arch = "x86_64",
+            target_arch = "aarch64",
+            all(target_arch = "wasm32", target_feature = "simd128"),
+            hrm_isa = "dsp",
+            hrm_isa = "mve",
+            hrm_isa = "rv32im",
+            hrm_isa = "rv32v"
+        )))]
         let others = [None];
         [Self::REFERENCE, Self(Isa::Scalar)].into_iter().chain(others.into_iter().flatten())
     }
@@ -260,6 +294,10 @@ impl Kernel {
             Isa::Rv32im => "rv32im",
             #[cfg(hrm_isa = "rv32v")]
             Isa::Rv32v => "rv32v",
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => "neon",
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Isa::Simd128 => "simd128",
         }
     }
 
@@ -332,6 +370,10 @@ impl Kernel {
             Isa::Rv32im => rv32im::gated(a, w, q, bases, shift, gate_up, out),
             #[cfg(hrm_isa = "rv32v")]
             Isa::Rv32v => rv32v::gated(a, w, q, bases, shift, gate_up, out),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => neon::gated(a, w, q, bases, shift, gate_up, out),
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Isa::Simd128 => simd128::gated(a, w, q, bases, shift, gate_up, out),
             Isa::Scalar => scalar::gated(a, w, q, bases, shift, gate_up, out),
             _ => {
                 self.project(a, w, q, bases, gate_up);

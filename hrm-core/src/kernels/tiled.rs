@@ -3,6 +3,7 @@
 //! Activations of a tile of rows are arranged once for all channels; accumulators start at bias and bases, go through the inner loop in
 //! a buffer of [`CHUNK`] channels, and are requantised from there, so that neither 32-bit accumulators nor, in [`gated`], 16-bit gates
 //! ever leave the stack.
+#![cfg_attr(not(any(hrm_isa = "dsp", target_arch = "wasm32")), allow(dead_code, reason = "each instruction set uses some"))]
 
 use core::mem::MaybeUninit;
 
@@ -205,6 +206,33 @@ pub(super) fn glu(gate: i32, up: i32, shift: u32, lines: &[[i32; 2]; 64]) -> i8 
 #[inline(always)]
 pub(super) fn requant(acc: i32, shift: u32, mult: i32) -> i32 {
     (((i64::from(acc << shift) * i64::from(mult)) >> 32) as i32).clamp(-32768, 32767)
+}
+
+/// Channels of a panel of [`pack_pairs`].
+const PAIR_CHANNELS: usize = 4;
+
+/// Words of `n` x `k` weights packed by [`pack_pairs`].
+pub const fn pair_words(n: usize, k: usize) -> usize {
+    n.div_ceil(PAIR_CHANNELS) * PAIR_CHANNELS * k.div_ceil(2)
+}
+
+/// Packs a block of columns into `out` as pairs of 16-bit values, `[N / 4][K / 2][4]` words.
+pub fn pack_pairs(w: &Columns<'_>, out: &mut [i32]) {
+    for (p, panel) in out.chunks_exact_mut(PAIR_CHANNELS * w.k.div_ceil(2)).enumerate() {
+        panel.fill(0);
+        for channel in 0..PAIR_CHANNELS.min(w.n.saturating_sub(p * PAIR_CHANNELS)) {
+            let row = w.row(p * PAIR_CHANNELS + channel);
+            for (word, pair) in panel[channel..].iter_mut().step_by(PAIR_CHANNELS).zip(row.chunks(2)) {
+                *word = pair_of(pair[0], pair.get(1).copied().unwrap_or(0));
+            }
+        }
+    }
+}
+
+/// Two values as the halves of a word.
+#[inline(always)]
+pub(super) const fn pair_of(low: i8, high: i8) -> i32 {
+    (low as i32 & 0xffff) | (high as i32) << 16
 }
 
 /// Arranges up to `SIDE` rows as `[K][SIDE]`; places of rows that are not there keep what they had.

@@ -59,6 +59,43 @@ const CORES: [Core; 7] = [
     },
 ];
 
+/// What runs the image where it only checks: user-mode emulation, or an engine of WebAssembly. They have no exact counter.
+struct Checker {
+    name: &'static str,
+    kernel: &'static str,
+    target: &'static str,
+    flags: &'static str,
+    /// Name of the built program.
+    file: &'static str,
+    program: &'static str,
+    args: &'static [&'static str],
+}
+
+/// Calls the exported function of a module and prints its result as the other images do.
+const NODE: &str = "const fs = require('fs'); WebAssembly.instantiate(fs.readFileSync(process.argv[1]), {})\
+    .then(m => { const n = m.instance.exports.check(); console.log('kernel simd128\\ncheck ' + n); process.exit(n > 0 ? 0 : 1); })";
+
+const CHECKERS: [Checker; 2] = [
+    Checker {
+        name: "AArch64",
+        kernel: "neon",
+        target: "aarch64-unknown-none",
+        flags: "-C target-feature=+dotprod",
+        file: "hrm-kernels-image",
+        program: "qemu-aarch64",
+        args: &[],
+    },
+    Checker {
+        name: "WebAssembly",
+        kernel: "simd128",
+        target: "wasm32-unknown-unknown",
+        flags: "-C target-feature=+simd128",
+        file: "hrm-kernels-image.wasm",
+        program: "node",
+        args: &["-e", NODE],
+    },
+];
+
 /// What an image counted: by kernel and plan of memory, instructions and MACs of a segment; by kernel and part, those of a part.
 #[derive(Default)]
 struct Counts {
@@ -79,7 +116,7 @@ pub fn run(bless: bool, quiet: bool) -> Result<Done> {
     let mut found = BTreeMap::new();
     let mut grown = Vec::new();
     for core in &CORES {
-        let Some(image) = build(core)? else {
+        let Some(image) = build(core.target, core.flags, core.feature, "hrm-kernels-image")? else {
             return Ok(Done::Skipped(format!("no standard library for {}", core.target)));
         };
         let counts = read(&execute(core, &image)?).with_context(|| format!("what the image said on {}", core.name))?;
@@ -96,6 +133,9 @@ pub fn run(bless: bool, quiet: bool) -> Result<Done> {
             }
             found.insert(key, *instructions);
         }
+    }
+    for checker in &CHECKERS {
+        check(checker)?;
     }
     if bless {
         let mut text = String::from(
@@ -125,16 +165,38 @@ fn totals() -> Result<BTreeMap<String, u64>> {
         .collect()
 }
 
-fn build(core: &Core) -> Result<Option<PathBuf>> {
+/// Builds the image for a target; `None` where no standard library can be had.
+fn build(target: &str, flags: &str, feature: Option<&str>, file: &str) -> Result<Option<PathBuf>> {
     let manifest = cargo::root().join("firmware/kernels/Cargo.toml");
     let mut args = vec!["build", "--release", "--quiet", "--manifest-path", manifest.to_str().context("a path that is not UTF-8")?];
-    if let Some(feature) = core.feature {
+    if let Some(feature) = feature {
         args.extend(["--features", feature]);
     }
-    let Some(mut command) = bare::cargo_for(core.target, &args)? else { return Ok(None) };
-    command.env("RUSTFLAGS", core.flags);
-    must(&mut command)?;
-    Ok(Some(bare::target_dir().join(core.target).join("release/hrm-kernels-image")))
+    let Some(mut command) = bare::cargo_for(target, &args)? else { return Ok(None) };
+    must(command.env("RUSTFLAGS", flags))?;
+    Ok(Some(bare::target_dir().join(target).join("release").join(file)))
+}
+
+/// Runs a checker; says why where it cannot.
+fn check(c: &Checker) -> Result<()> {
+    let there = Command::new(c.program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success());
+    if !there {
+        println!("{}: skipped, {} is not installed", c.name, c.program);
+        return Ok(());
+    }
+    let Some(image) = build(c.target, c.flags, None, c.file)? else {
+        println!("{}: skipped, no standard library for {}", c.name, c.target);
+        return Ok(());
+    };
+    let output = Command::new(c.program).args(c.args).arg(image).stdin(Stdio::null()).output();
+    let output = output.with_context(|| format!("{} cannot be started", c.program))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{}: {text}{}", c.name, String::from_utf8_lossy(&output.stderr));
+    ensure!(text.lines().any(|l| l.strip_prefix("kernel ") == Some(c.kernel)), "{} does not run {}: {text}", c.name, c.kernel);
+    let comparisons: u64 = text.lines().find_map(|l| l.strip_prefix("check ")).and_then(|n| n.parse().ok()).unwrap_or(0);
+    ensure!(comparisons > 0, "{} compared nothing: {text}", c.name);
+    println!("{}: {comparisons} comparisons with the scalar law, all equal", c.name);
+    Ok(())
 }
 
 fn execute(core: &Core, image: &PathBuf) -> Result<String> {

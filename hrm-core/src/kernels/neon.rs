@@ -1,0 +1,123 @@
+//! AArch64 with the dot product extension, bit-identical to [`super::reference`].
+//!
+//! `SDOT` by element adds, in each of four lanes, four products of a channel's weights and one row's activations. A tile is 4 rows by 8
+//! channels: eight accumulators, two vectors of weights and one of activations for eight instructions. Weights are packed
+//! `[N / 8][K / 4][8][4]` bytes, activations `[K / 4][4 rows][4]`.
+#![allow(unsafe_code)]
+
+use core::arch::asm;
+
+use super::tiled::{self, MOST_COLUMNS, Tile};
+use super::{Bases, Columns, Requant};
+
+pub use super::reference::{add_norm, glu_rows, group_sums, view8_slice};
+
+const ROWS: usize = 4;
+const CHANNELS: usize = 8;
+/// Columns that one lane takes at a time.
+const QUAD: usize = 4;
+
+/// Words of the packed form of `n` x `k` weights.
+pub const fn packed_words(n: usize, k: usize) -> usize {
+    n.div_ceil(CHANNELS) * CHANNELS * k.div_ceil(QUAD)
+}
+
+/// Packs a block of columns into `out`.
+pub fn pack(w: &Columns<'_>, out: &mut [i32]) {
+    for (p, panel) in out.chunks_exact_mut(CHANNELS * w.k.div_ceil(QUAD)).enumerate() {
+        panel.fill(0);
+        for channel in 0..CHANNELS.min(w.n.saturating_sub(p * CHANNELS)) {
+            for (word, quad) in panel[channel..].iter_mut().step_by(CHANNELS).zip(w.row(p * CHANNELS + channel).chunks(QUAD)) {
+                *word = word_of(quad);
+            }
+        }
+    }
+}
+
+/// Up to four bytes as a word, the rest zeros.
+#[inline(always)]
+fn word_of(bytes: &[i8]) -> i32 {
+    let mut word = [0; QUAD];
+    word.iter_mut().zip(bytes).for_each(|(w, &b)| *w = b as u8);
+    i32::from_le_bytes(word)
+}
+
+/// `[K / 4][4 rows]` words of four activations.
+struct Sdot;
+
+impl Tile for Sdot {
+    const ROWS: usize = ROWS;
+    const CHANNELS: usize = CHANNELS;
+    type Input = i32;
+    type Buffer = [i32; ROWS * MOST_COLUMNS / QUAD];
+    const BUFFER: Self::Buffer = [0; ROWS * MOST_COLUMNS / QUAD];
+
+    fn ready(w: &Columns<'_>) -> bool {
+        w.k > 0 && w.packed().len() >= packed_words(w.n, w.k)
+    }
+
+    #[inline(always)]
+    fn arrange(rows: &[i8], k: usize, out: &mut [i32]) {
+        for (r, row) in rows.chunks_exact(k).enumerate() {
+            for (to, quad) in out.as_chunks_mut::<ROWS>().0.iter_mut().zip(row.chunks(QUAD)) {
+                to[r % ROWS] = word_of(quad);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn dot(input: &[i32], w: &Columns<'_>, first: usize, panels: usize, sums: &mut [i32]) {
+        let quads = w.k.div_ceil(QUAD);
+        let input = &input[..ROWS * quads];
+        let weights = w.packed()[first * quads..].chunks_exact(CHANNELS * quads);
+        for (weights, sums) in weights.zip(sums.as_chunks_mut::<{ ROWS * CHANNELS }>().0.iter_mut().take(panels)) {
+            // SAFETY: the CPU has the extension (`Kernel` is the proof). The loop reads `quads` times four words of the input and eight of
+            // the weights, and reads and writes the 32 sums; `quads` is not 0, as the block is ready.
+            unsafe {
+                asm!(
+                    ".arch_extension dotprod",
+                    "ld1 {{v0.4s-v3.4s}}, [{sums}], #64",
+                    "ld1 {{v4.4s-v7.4s}}, [{sums}]",
+                    "sub {sums}, {sums}, #64",
+                    "2:",
+                    "ldr q16, [{input}], #16",
+                    "ldp q17, q18, [{weights}], #32",
+                    "sdot v0.4s, v17.16b, v16.4b[0]",
+                    "sdot v1.4s, v18.16b, v16.4b[0]",
+                    "sdot v2.4s, v17.16b, v16.4b[1]",
+                    "sdot v3.4s, v18.16b, v16.4b[1]",
+                    "sdot v4.4s, v17.16b, v16.4b[2]",
+                    "sdot v5.4s, v18.16b, v16.4b[2]",
+                    "sdot v6.4s, v17.16b, v16.4b[3]",
+                    "sdot v7.4s, v18.16b, v16.4b[3]",
+                    "subs {quads}, {quads}, #1",
+                    "b.ne 2b",
+                    "st1 {{v0.4s-v3.4s}}, [{sums}], #64",
+                    "st1 {{v4.4s-v7.4s}}, [{sums}]",
+                    sums = inout(reg) sums.as_mut_ptr() => _,
+                    input = inout(reg) input.as_ptr() => _,
+                    weights = inout(reg) weights.as_ptr() => _,
+                    quads = inout(reg) quads => _,
+                    out("v0") _, out("v1") _, out("v2") _, out("v3") _, out("v4") _, out("v5") _, out("v6") _, out("v7") _,
+                    out("v16") _, out("v17") _, out("v18") _,
+                    options(nostack),
+                );
+            }
+        }
+    }
+}
+
+/// `out[r][n] = sum_k a[r][k] * w[n][k]`.
+pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
+    tiled::accumulate::<Sdot>(a, w, out);
+}
+
+/// `out[r][n] = requant(W a + bases + bias)`.
+pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) {
+    tiled::project::<Sdot>(a, w, q, bases, out);
+}
+
+/// [`project`], then the hidden values of the gated MLP.
+pub fn gated(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, shift: u32, gate_up: &mut [i16], out: &mut [i8]) {
+    tiled::gated::<Sdot>(a, w, q, bases, shift, gate_up, out);
+}

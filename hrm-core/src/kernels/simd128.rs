@@ -1,0 +1,76 @@
+//! WebAssembly SIMD, bit-identical to [`super::reference`]: `i32x4.dot_i16x8_s`, the products of two columns of four channels at once.
+//! Weights are packed as pairs of 16-bit values, `[N / 4][K / 2][4]` words; a tile is 4 rows by 4 channels.
+
+use core::arch::wasm32::{i32x4, i32x4_add, i32x4_dot_i16x8, i32x4_extract_lane, i32x4_splat};
+
+use super::tiled::{self, MOST_COLUMNS, Tile};
+use super::{Bases, Columns, Requant};
+
+pub use super::reference::{add_norm, glu_rows, group_sums, view8_slice};
+pub use super::tiled::{pack_pairs as pack, pair_words as packed_words};
+
+const SIDE: usize = 4;
+
+/// `[K / 2][4 rows]` pairs.
+struct Simd128;
+
+impl Tile for Simd128 {
+    const ROWS: usize = SIDE;
+    const CHANNELS: usize = SIDE;
+    type Input = i32;
+    type Buffer = [i32; SIDE * MOST_COLUMNS / 2];
+    const BUFFER: Self::Buffer = [0; SIDE * MOST_COLUMNS / 2];
+
+    fn ready(w: &Columns<'_>) -> bool {
+        w.k > 0 && w.packed().len() >= packed_words(w.n, w.k)
+    }
+
+    #[inline(always)]
+    fn arrange(rows: &[i8], k: usize, out: &mut [i32]) {
+        for (r, row) in rows.chunks_exact(k).enumerate() {
+            for (to, pair) in out.as_chunks_mut::<SIDE>().0.iter_mut().zip(row.chunks(2)) {
+                to[r % SIDE] = tiled::pair_of(pair[0], pair.get(1).copied().unwrap_or(0));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn dot(input: &[i32], w: &Columns<'_>, first: usize, panels: usize, sums: &mut [i32]) {
+        let pairs = w.k.div_ceil(2);
+        let input = &input.as_chunks::<SIDE>().0[..pairs];
+        let weights = w.packed()[first * pairs..].chunks_exact(SIDE * pairs);
+        for (weights, sums) in weights.zip(sums.as_chunks_mut::<{ SIDE * SIDE }>().0.iter_mut().take(panels)) {
+            let mut acc = [i32x4_splat(0); SIDE];
+            for (a, w) in input.iter().zip(weights.as_chunks::<SIDE>().0) {
+                let w = i32x4(w[0], w[1], w[2], w[3]);
+                for (acc, &a) in acc.iter_mut().zip(a) {
+                    *acc = i32x4_add(*acc, i32x4_dot_i16x8(i32x4_splat(a), w));
+                }
+            }
+            for (sums, acc) in sums.as_chunks_mut::<SIDE>().0.iter_mut().zip(acc) {
+                let lanes = [
+                    i32x4_extract_lane::<0>(acc),
+                    i32x4_extract_lane::<1>(acc),
+                    i32x4_extract_lane::<2>(acc),
+                    i32x4_extract_lane::<3>(acc),
+                ];
+                sums.iter_mut().zip(lanes).for_each(|(s, l)| *s += l);
+            }
+        }
+    }
+}
+
+/// `out[r][n] = sum_k a[r][k] * w[n][k]`.
+pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
+    tiled::accumulate::<Simd128>(a, w, out);
+}
+
+/// `out[r][n] = requant(W a + bases + bias)`.
+pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) {
+    tiled::project::<Simd128>(a, w, q, bases, out);
+}
+
+/// [`project`], then the hidden values of the gated MLP.
+pub fn gated(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, shift: u32, gate_up: &mut [i16], out: &mut [i8]) {
+    tiled::gated::<Simd128>(a, w, q, bases, shift, gate_up, out);
+}
