@@ -43,7 +43,10 @@ impl Depth {
             Self::Later(n) => n,
             Self::Luby => first.saturating_mul(luby(guess)),
             Self::Doubling(every) => {
-                let doublings = if every == 0 { 0 } else { guess / every };
+                let doublings = match guess.checked_div(every) {
+                    Some(n) => n,
+                    None => 0,
+                };
                 if doublings < 16 { first.saturating_mul(1 << doublings) } else { u16::MAX }
             }
         };

@@ -52,7 +52,7 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
         mean(&solved),
     );
     let leaps: Vec<Leap> = solved.iter().filter_map(|t| leap(&t.loss)).collect();
-    let mut histogram = vec![0usize; PAPER + 1];
+    let mut histogram = [0usize; PAPER + 1];
     leaps.iter().for_each(|l| histogram[l.segment] += 1);
     let bars = Chart::new("Segment of the largest fall, solved puzzles", "segment", "puzzles").with(
         "",
