@@ -69,7 +69,7 @@ core::arch::global_asm!(
 
 #[cfg(target_arch = "arm")]
 extern "C" fn hard_fault(frame: usize) -> ! {
-    if !crate::stack::bounds().contains(&frame) {
+    if crate::stack::limit_was_hit() || !crate::stack::bounds().contains(&frame) {
         if EMULATED.load(Ordering::Relaxed) {
             eprintln!("fault: the stack has overflowed");
             process::exit(code::FAULT);

@@ -5,7 +5,7 @@ use hrm_embedded::protocol::frame::{Inbox, Outbox};
 use hrm_embedded::protocol::{Event, Fault, Header, Request, frame_capacity};
 use hrm_embedded::service::{self, Service};
 
-use crate::{Board, region};
+use crate::{Board, region, stack};
 
 /// Bytes of a frame for the largest Sudoku.
 pub const FRAME: usize = frame_capacity(81);
@@ -14,6 +14,7 @@ pub const GUESSES: usize = (3 + 16) * 81;
 
 /// Answers requests for ever. The arena may lie in two memories; `packed` is as in [`network`].
 pub fn main<B: Board>(arenas: [&'static mut [u64]; 2], packed: &'static mut [i32], guesses: &'static mut [u8]) -> ! {
+    stack::guard();
     B::start();
     let fault = match region::model() {
         Ok(view) => match service::<B>(network(view, packed), arenas, guesses) {

@@ -25,6 +25,7 @@ use crate::{Board, faults, region, serve, stack};
 /// Runs until the requests end, then leaves the emulator with exit code 0. The arena may lie in two memories; `packed` is as in
 /// [`serve::network`].
 pub fn main<B: Board>(arenas: [&mut [u64]; 2], packed: &'static mut [i32]) -> ! {
+    stack::guard();
     stack::paint();
     faults::tell_the_emulator();
     B::start();

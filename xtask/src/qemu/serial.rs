@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use hrm_embedded::protocol::frame::{Inbox, Outbox};
-use hrm_embedded::protocol::{Event, Header, Request};
+use hrm_embedded::protocol::{Event, Header, Ping, Request};
 
 use super::emulator;
 use super::machine::{Image, Machine};
 
 const FRAME: usize = 1024;
+/// Tag of the pings that wait for the image to come up.
+const GREETING: u16 = 0xfffe;
 /// An answer that takes longer will not come.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -51,7 +53,23 @@ impl Device {
             }
         };
         stream.set_read_timeout(Some(Duration::from_millis(200)))?;
-        Ok(Self { child, stream, socket, inbox: Box::default(), waiting: Vec::new() })
+        let mut device = Self { child, stream, socket, inbox: Box::default(), waiting: Vec::new() };
+        device.greet().with_context(|| format!("{} does not come up", machine.name))?;
+        Ok(device)
+    }
+
+    /// Pings until one is answered: what comes before the image has switched its serial port on is lost.
+    fn greet(&mut self) -> Result<()> {
+        let start = Instant::now();
+        for value in 0.. {
+            self.send(&frame(GREETING, &Request::Ping(Ping { value })))?;
+            let pong = |header: Header, event: &Event<'_>| (matches!(event, Event::Pong(_)) && header.tag == GREETING).then_some(());
+            if self.wait_for(Duration::from_secs(1), pong).is_ok() {
+                break;
+            }
+            ensure!(start.elapsed() < PATIENCE, "no answer in {} s", PATIENCE.as_secs());
+        }
+        Ok(())
     }
 
     /// Sends bytes as they are.
@@ -66,7 +84,11 @@ impl Device {
     ///
     /// # Errors
     /// The image has gone, or no such event comes.
-    pub fn wait<T>(&mut self, mut wanted: impl FnMut(Header, &Event<'_>) -> Option<T>) -> Result<T> {
+    pub fn wait<T>(&mut self, wanted: impl FnMut(Header, &Event<'_>) -> Option<T>) -> Result<T> {
+        self.wait_for(PATIENCE, wanted)
+    }
+
+    fn wait_for<T>(&mut self, patience: Duration, mut wanted: impl FnMut(Header, &Event<'_>) -> Option<T>) -> Result<T> {
         let start = Instant::now();
         let mut bytes = [0; 512];
         loop {
@@ -87,7 +109,7 @@ impl Device {
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
                 Err(e) => return Err(e.into()),
             }
-            ensure!(start.elapsed() < PATIENCE, "no answer in {} s", PATIENCE.as_secs());
+            ensure!(start.elapsed() < patience, "no answer in {} s", patience.as_secs());
         }
     }
 }
