@@ -2,6 +2,29 @@
 
 use core::arch::naked_asm;
 
+/// The products of 24 pairs: activations at r1, weights at r0, four sums of a row from r4 on, of the other from r8. Each pair is 42 bytes
+/// of code.
+macro_rules! pairs_24 {
+    () => {
+        concat!(
+            ".rept 24\n",
+            "ldm.n r1!, {{r2, r3}}\n",
+            "ldm.w r0!, {{r12, lr}}\n",
+            "smlad r4, r2, r12, r4\n",
+            "smlad r8, r3, r12, r8\n",
+            "smlad r5, r2, lr, r5\n",
+            "smlad r9, r3, lr, r9\n",
+            "ldm.w r0!, {{r12, lr}}\n",
+            "smlad r6, r2, r12, r6\n",
+            "smlad r10, r3, r12, r10\n",
+            "smlad r7, r2, lr, r7\n",
+            "smlad r11, r3, lr, r11\n",
+            ".endr",
+        )
+    };
+}
+pub(super) use pairs_24;
+
 /// `sums[p][r][c] += sum_k input[k][r] * weights[p][k][c]` over pairs of 16-bit values, the same pairs in both.
 ///
 /// # Safety
@@ -37,19 +60,7 @@ pub(super) unsafe extern "C" fn dot_panels(sums: *mut i32, input: *const i32, we
         "2:",
         "ldrd r1, r12, [sp]",
         "ldm r12, {{r4-r11}}",
-        ".rept 24",
-        "ldm.n r1!, {{r2, r3}}",
-        "ldm.w r0!, {{r12, lr}}",
-        "smlad r4, r2, r12, r4",
-        "smlad r8, r3, r12, r8",
-        "smlad r5, r2, lr, r5",
-        "smlad r9, r3, lr, r9",
-        "ldm.w r0!, {{r12, lr}}",
-        "smlad r6, r2, r12, r6",
-        "smlad r10, r3, r12, r10",
-        "smlad r7, r2, lr, r7",
-        "smlad r11, r3, lr, r11",
-        ".endr",
+        pairs_24!(),
         "ldrd r12, r2, [sp, #4]",
         "stm r12!, {{r4-r11}}",
         "str r12, [sp, #4]",
@@ -65,19 +76,7 @@ pub(super) unsafe extern "C" fn dot_panels(sums: *mut i32, input: *const i32, we
         "bx r3",
         ".balign 4",
         "3:",
-        ".rept 24",
-        "ldm.n r1!, {{r2, r3}}",
-        "ldm.w r0!, {{r12, lr}}",
-        "smlad r4, r2, r12, r4",
-        "smlad r8, r3, r12, r8",
-        "smlad r5, r2, lr, r5",
-        "smlad r9, r3, lr, r9",
-        "ldm.w r0!, {{r12, lr}}",
-        "smlad r6, r2, r12, r6",
-        "smlad r10, r3, r12, r10",
-        "smlad r7, r2, lr, r7",
-        "smlad r11, r3, lr, r11",
-        ".endr",
+        pairs_24!(),
         "ldr r2, [sp, #16]",
         "cmp r1, r2",
         "bne.w 3b",

@@ -9,6 +9,7 @@
 mod dot;
 mod elements;
 mod panels;
+mod project;
 
 use core::mem::MaybeUninit;
 
@@ -242,6 +243,9 @@ pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
 
 /// `out[r][n] = requant(W a + bases + bias)`.
 pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) {
+    if bases.is_none() && project::project(a, w, q, out) {
+        return;
+    }
     if Smlad::<false>::ready(w) {
         tiled::project::<Smlad<false>>(a, w, q, bases, out);
     } else if Smlad::<true>::ready(w) {
