@@ -9,7 +9,7 @@ pub(super) const STEPS: usize = 3;
 /// Channels of a pass: their sums of two rows fill the eight general registers with an even number.
 pub(super) const FOUR: usize = 4;
 
-/// What [`pass`] works on.
+/// What a pass works on.
 #[repr(C)]
 pub(super) struct Dot {
     pub sums: [*mut i32; 2],
@@ -20,17 +20,11 @@ pub(super) struct Dot {
     pub fours: usize,
 }
 
-/// A pass over at most [`STEPS`] steps of columns; the sums start at 0 if `fresh`.
-pub(super) fn pass(steps: usize, fresh: bool) -> unsafe extern "C" fn(&Dot) {
-    match (steps, fresh) {
-        (1, true) => dot_fours::<1, true>,
-        (1, false) => dot_fours::<1, false>,
-        (2, true) => dot_fours::<2, true>,
-        (2, false) => dot_fours::<2, false>,
-        (_, true) => dot_fours::<STEPS, true>,
-        (_, false) => dot_fours::<STEPS, false>,
-    }
-}
+/// Passes over 1 to [`STEPS`] steps of columns; those of the second row start with sums of 0.
+pub(super) static PASSES: [[unsafe extern "C" fn(&Dot); STEPS]; 2] = [
+    [dot_fours::<1, false>, dot_fours::<2, false>, dot_fours::<3, false>],
+    [dot_fours::<1, true>, dot_fours::<2, true>, dot_fours::<3, true>],
+];
 
 /// `sums[r][c] += sum_k rows[r][k] * weights[c][k]`, or `=` if `FRESH`, over `STEPS` steps of columns (1 to 3).
 ///

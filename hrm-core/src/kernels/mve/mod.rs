@@ -24,6 +24,8 @@ pub use elements::{add_norm, group_sums, scale_down, view8_slice};
 const ROWS: usize = 2;
 /// Channels that the hidden values are taken of at a time.
 const EIGHT: usize = 8;
+/// Groupings whose bases are added at a time.
+const GROUPS: usize = 4;
 
 static BASE: [i16; 64] = SILU_BASE;
 static SLOPE: [i16; 64] = SILU_SLOPE;
@@ -45,74 +47,111 @@ pub fn pack(w: &Columns<'_>, out: &mut [i32]) {
     }
 }
 
-/// Whether [`dot`] can work on this block.
+/// Whether [`Run`] can work on this block.
 fn ready(w: &Columns<'_>) -> bool {
     w.k > 0 && w.n > 0 && w.k <= MOST_COLUMNS && w.packed().len() >= packed_words(w.n, w.k)
 }
 
-/// Calls `f` with each two rows of `a`, whole steps long, and the first one's number. A missing second row is the first again.
+/// Calls `f` with each two rows of `a`, whole steps long, the first one's number, and how many there are. A missing second row is the first
+/// again.
 #[inline(always)]
 fn for_each_two(a: &[i8], k: usize, mut f: impl FnMut(usize, usize, [&[i8]; ROWS])) {
     let padded = k.next_multiple_of(STEP);
     let mut copies = MaybeUninit::<[i8; ROWS * MOST_COLUMNS]>::uninit();
     let mut copies = if padded == k { None } else { Some(copies.write([0; ROWS * MOST_COLUMNS])) };
     for (i, two) in a.chunks(ROWS * k).enumerate() {
-        let rows = two.len() / k;
-        let last = (rows - 1) * k;
+        let (first, second) = two.split_at(k);
+        let (rows, second) = if second.len() < k { (1, first) } else { (ROWS, second) };
         if let Some(copies) = &mut copies {
-            let (first, second) = copies.split_at_mut(padded);
-            first[..k].copy_from_slice(&two[..k]);
-            second[..k].copy_from_slice(&two[last..last + k]);
-            f(ROWS * i, rows, [first, &second[..padded]]);
+            let (to_first, to_second) = copies.split_at_mut(padded);
+            to_first[..k].copy_from_slice(first);
+            to_second[..k].copy_from_slice(second);
+            f(ROWS * i, rows, [to_first, &to_second[..padded]]);
         } else {
-            f(ROWS * i, rows, [&two[..k], &two[last..last + k]]);
+            f(ROWS * i, rows, [first, second]);
         }
     }
 }
 
-/// `sums[r][c] += sum_k rows[r][k] * w[first + c][k]`, or `=` if `fresh`, for as many channels as the sums are long. The second row of sums
-/// is the first again if there is none.
-#[inline(always)]
-fn dot(rows: [&[i8]; ROWS], w: &Columns<'_>, first: usize, sums: &mut [i32], second: Option<&mut [i32]>, fresh: bool) {
-    let in_place = w.k.is_multiple_of(STEP);
-    let (weights, stride) = if in_place { w.in_place() } else { (bytemuck::cast_slice(w.packed()), w.k.next_multiple_of(STEP)) };
-    let (n, steps) = (sums.len(), w.k.div_ceil(STEP));
-    let fours = n / FOUR;
-    let sums_at = sums.as_mut_ptr();
-    let second_at = second.map_or(sums_at, |second| second[..n].as_mut_ptr());
-    if fours > 0 {
-        let weights = &weights[first * stride..(first + FOUR * fours - 1) * stride + steps * STEP];
+/// Channels `first..first + n` of a block of weights, ready to be multiplied with rows.
+struct Run<'a> {
+    block: &'a Columns<'a>,
+    first: usize,
+    n: usize,
+    /// Of the whole fours of channels, `stride` bytes from one to the next.
+    weights: &'a [i8],
+    stride: usize,
+    steps: usize,
+}
+
+impl<'a> Run<'a> {
+    fn new(block: &'a Columns<'a>, first: usize, n: usize) -> Self {
+        let (steps, fours) = (block.k.div_ceil(STEP), n / FOUR);
+        let in_place = block.k.is_multiple_of(STEP);
+        let (weights, stride) = if in_place { block.in_place() } else { (bytemuck::cast_slice(block.packed()), steps * STEP) };
+        let end = if fours == 0 { first * stride } else { (first + FOUR * fours - 1) * stride + steps * STEP };
+        Self { block, first, n, weights: &weights[first * stride..end], stride, steps }
+    }
+
+    /// `sums[r][c] += sum_k rows[r][k] * w[c][k]`, or `=` if `fresh`. Without a second row of sums only those of the first row.
+    #[inline(always)]
+    fn multiply(&self, rows: [&[i8]; ROWS], sums: &mut [i32], second: Option<&mut [i32]>, fresh: bool) {
+        let Self { n, stride, steps, .. } = *self;
         let rows = rows.map(|row| &row[..steps * STEP]);
-        for step in (0..steps).step_by(STEPS) {
-            let at = step * STEP;
-            let sums = [sums_at, second_at];
-            let what = Dot { sums, rows: rows.map(|row| row[at..].as_ptr()), weights: weights[at..].as_ptr(), stride, fours };
-            // SAFETY: rows and weights were just cut to what is read: `steps` steps of two rows and of `4 * fours` channels, of which this
-            // takes at most `STEPS` from `step` on; both rows of sums have `n` words, and are one only if there is one row of activations.
-            unsafe { dot::pass((steps - step).min(STEPS), fresh && step == 0)(&what) }
+        let two = second.is_some();
+        let sums = sums[..n].as_mut_ptr();
+        let sums = [sums, second.map_or(sums, |second| second[..n].as_mut_ptr())];
+        let inputs = if two { rows } else { [rows[0]; ROWS] }.map(<[i8]>::as_ptr);
+        let fours = n / FOUR;
+        if fours > 0 {
+            let mut what = Dot { sums, rows: inputs, weights: self.weights.as_ptr(), stride, fours };
+            let (mut left, mut passes) = (steps, &dot::PASSES[usize::from(fresh)]);
+            while left > 0 {
+                let steps = left.min(STEPS);
+                // SAFETY: `new` has cut the weights to `steps` steps of `4 * fours` channels, the rows have as many, just checked, and this
+                // takes the next of them; both rows of sums have `n` words, and are one only if the rows of activations are.
+                unsafe { passes[steps - 1](&what) }
+                what.rows = what.rows.map(|row| row.wrapping_add(steps * STEP));
+                what.weights = what.weights.wrapping_add(steps * STEP);
+                (left, passes) = (left - steps, &dot::PASSES[0]);
+            }
+        }
+        for c in FOUR * fours..n {
+            for (row, sums) in rows.iter().zip(sums).take(if two { ROWS } else { 1 }) {
+                let products = self.block.row(self.first + c).iter().zip(*row).map(|(&w, &a)| i32::from(w) * i32::from(a));
+                // SAFETY: `c` is below `n`, and so long are the rows of sums.
+                unsafe { *sums.add(c) = products.sum::<i32>() + if fresh { 0 } else { *sums.add(c) } }
+            }
         }
     }
-    for c in FOUR * fours..n {
-        for (row, sums) in rows.iter().zip([sums_at, second_at]).take(if sums_at == second_at { 1 } else { ROWS }) {
-            let products = w.row(first + c).iter().zip(*row).map(|(&w, &a)| i32::from(w) * i32::from(a));
-            // SAFETY: `c` is below `n`, and so long are both rows of sums.
-            unsafe { *sums.add(c) = products.sum::<i32>() + if fresh { 0 } else { *sums.add(c) } }
-        }
-    }
-}
 
-/// `sums = bias + bases`.
-#[inline(always)]
-fn begin(sums: &mut [i32], bias: &[i32], bases: &Starts<'_>) {
-    let n = bias.len();
-    let sums = &mut sums[..n];
-    if let Some(bases) = bases.four().filter(|bases| bases.iter().all(|base| base.len() >= n)) {
-        // SAFETY: `n` words of the sums, the bias and each base, just checked.
-        unsafe { rows::begin_row(sums.as_mut_ptr(), bias.as_ptr(), &bases.map(<[i32]>::as_ptr), n) }
-    } else {
-        // SAFETY: `n` words of both.
-        unsafe { rows::copy_words(bias.as_ptr(), sums.as_mut_ptr(), n) }
-        for base in bases.rows() {
+    /// Starts the sums of `rows` rows, 1 or 2, from `row` on at `bias + bases`.
+    #[inline(always)]
+    fn begin(&self, sums: [&mut [i32]; ROWS], bias: &[i32], bases: Option<&Bases<'_>>, row: usize, rows: usize) {
+        let (n, [first, second]) = (self.n, sums);
+        let (bias, first, second) = (&bias[..n], &mut first[..n], &mut second[..n]);
+        if let Some(b) = bases.filter(|b| b.groupings == GROUPS) {
+            let index = &b.index[row * GROUPS..(row + rows) * GROUPS];
+            let at = |r: usize| -> [usize; GROUPS] {
+                core::array::from_fn(|g| usize::from(index[if rows == ROWS { r * GROUPS + g } else { g }]) * self.block.n + self.first)
+            };
+            let ([a, b0, c, d], [e, f, g, h]) = (at(0), at(1));
+            let at = [a, b0, c, d, e, f, g, h];
+            let bases = at.map(|at| b.table[at..at + n].as_ptr());
+            let sums = [first.as_mut_ptr(), if rows == ROWS { second.as_mut_ptr() } else { first.as_mut_ptr() }];
+            // SAFETY: `n` words of the sums, the bias and each base, just checked; a row that stands twice has the same bases twice.
+            return unsafe { rows::begin_two(&rows::Begin { sums, bias: bias.as_ptr(), bases, n }) };
+        }
+        for (r, sums) in [first, second].into_iter().enumerate().take(rows) {
+            sums.copy_from_slice(bias);
+            self.add_bases(sums, bases, row + r);
+        }
+    }
+
+    /// Adds the bases of row `row` to its sums.
+    #[inline(always)]
+    fn add_bases(&self, sums: &mut [i32], bases: Option<&Bases<'_>>, row: usize) {
+        for base in Starts::of(bases, row, self.block.n, (self.first, self.n)).rows() {
             sums.iter_mut().zip(base).for_each(|(s, b)| *s += b);
         }
     }
@@ -123,9 +162,10 @@ pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
     if !ready(w) {
         return reference::accumulate(a, w, out);
     }
+    let run = Run::new(w, 0, w.n);
     for_each_two(a, w.k, |row, rows, input| {
         let (first, second) = out[row * w.n..(row + rows) * w.n].split_at_mut(w.n);
-        dot(input, w, 0, first, (rows == ROWS).then_some(second), true);
+        run.multiply(input, first, (rows == ROWS).then_some(second), true);
     });
 }
 
@@ -135,22 +175,23 @@ pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<
         return reference::project(a, w, q, bases, out);
     }
     let mut sums = [[0; CHUNK]; ROWS];
-    for_each_two(a, w.k, |row, rows, input| {
-        for first in (0..w.n).step_by(CHUNK) {
-            let count = CHUNK.min(w.n - first);
-            let (bias, mult) = (&q.bias[first..first + count], &q.mult[first..first + count]);
-            for (r, sums) in sums.iter_mut().enumerate().take(rows) {
-                begin(sums, bias, &Starts::of(bases, row + r, w.n, (first, count)));
-            }
+    for first in (0..w.n).step_by(CHUNK) {
+        let n = CHUNK.min(w.n - first);
+        let run = Run::new(w, first, n);
+        let (bias, mult) = (&q.bias[first..first + n], &q.mult[first..first + n]);
+        for_each_two(a, w.k, |row, rows, input| {
             let [one, two] = &mut sums;
-            dot(input, w, first, &mut one[..count], Some(&mut two[..count]), false);
-            for (r, sums) in sums.iter().enumerate().take(rows) {
-                let out = &mut out[(row + r) * w.n + first..][..count];
-                // SAFETY: three slices of `count` elements.
-                unsafe { rows::narrow_row(sums[..count].as_ptr(), mult.as_ptr(), out.as_mut_ptr(), count, q.shift & 31) }
+            run.multiply(input, one, Some(two), true);
+            for (r, sums) in sums.iter_mut().enumerate().take(rows) {
+                if bases.is_some() {
+                    run.add_bases(&mut sums[..n], bases, row + r);
+                }
+                let out = &mut out[(row + r) * w.n + first..][..n];
+                // SAFETY: four slices of `n` elements.
+                unsafe { rows::narrow_row(sums.as_ptr(), bias.as_ptr(), mult.as_ptr(), out.as_mut_ptr(), n, q.shift & 31) }
             }
-        }
-    });
+        });
+    }
 }
 
 /// [`project`], then the hidden values of the gated MLP: a chunk of gates and the ups of the same channels at a time.
@@ -160,42 +201,60 @@ pub fn gated(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_
         reference::project(a, w, q, bases, gate_up);
         return glu_rows(gate_up, inner, shift, out);
     }
-    let shift = shift.min(4);
     let mut sums = [[0; 2 * CHUNK]; ROWS];
-    for_each_two(a, w.k, |row, rows, input| {
-        for first in (0..inner).step_by(CHUNK) {
-            let count = CHUNK.min(inner - first);
-            // A whole chunk of gates has the ups right behind it, in the weights and in the sums.
-            let runs = if inner == CHUNK { [(0, 0, w.n), (0, 0, 0)] } else { [(first, 0, count), (inner + first, CHUNK, count)] };
-            for (from, at, n) in runs.into_iter().filter(|run| run.2 > 0) {
-                for (r, sums) in sums.iter_mut().enumerate().take(rows) {
-                    begin(&mut sums[at..], &q.bias[from..from + n], &Starts::of(bases, row + r, w.n, (from, n)));
-                }
-                let [one, two] = &mut sums;
-                dot(input, w, from, &mut one[at..at + n], Some(&mut two[at..at + n]), false);
+    for first in (0..inner).step_by(CHUNK) {
+        let n = CHUNK.min(inner - first);
+        // A whole chunk of gates has the ups right behind it, in the weights and in the sums.
+        let runs = if inner == CHUNK { [Some((0, w.n)), None] } else { [Some((first, n)), Some((inner + first, n))] };
+        let runs = runs.map(|run| run.map(|(from, n)| (Run::new(w, from, n), &q.bias[from..from + n])));
+        let hidden = HiddenRow::new(q, [first, inner + first], n, shift);
+        for_each_two(a, w.k, |row, rows, input| {
+            let [one, two] = &mut sums;
+            for ((run, bias), at) in runs.iter().flatten().zip([0, CHUNK]) {
+                let (one, two) = (&mut one[at..at + run.n], &mut two[at..at + run.n]);
+                run.begin([one, two], bias, bases, row, rows);
+                run.multiply(input, one, Some(two), false);
             }
-            let mults = [&q.mult[first..first + count], &q.mult[inner + first..inner + first + count]];
             for (r, sums) in sums.iter().enumerate().take(rows) {
-                hidden(sums, q.shift & 31, mults, shift, &mut out[(row + r) * inner + first..][..count]);
+                hidden.take(sums, &mut out[(row + r) * inner + first..][..n]);
             }
-        }
-    });
+        });
+    }
 }
 
-/// Hidden values of a row from the sums of its gates, and of its ups a chunk behind them; both multipliers are as long as `out`.
-#[inline(always)]
-fn hidden(sums: &[i32; 2 * CHUNK], shift: u32, [gate_mult, up_mult]: [&[i32]; 2], gate_shift: u32, out: &mut [i8]) {
-    let n = out.len().min(CHUNK).min(gate_mult.len()).min(up_mult.len());
-    let eights = n / EIGHT;
-    if eights > 0 {
-        let mults = [gate_mult.as_ptr(), up_mult.as_ptr()];
-        let tables = [BASE.as_ptr(), SLOPE.as_ptr()];
-        let what = rows::Hidden { sums: sums.as_ptr(), mults, out: out.as_mut_ptr(), shift, gate_shift, tables, eights };
-        // SAFETY: so many eights are there of gates, ups, both multipliers and `out`; the tables have 64 entries; the shift is at most 4.
-        unsafe { rows::hidden_eights(&what) }
+/// What makes hidden values of the sums of a row.
+struct HiddenRow<'a> {
+    mults: [&'a [i32]; 2],
+    shift: u32,
+    gate_shift: u32,
+    n: usize,
+}
+
+impl<'a> HiddenRow<'a> {
+    /// Of `n` channels, at most a chunk, from two places on.
+    fn new(q: &Requant<'a>, from: [usize; 2], n: usize, gate_shift: u32) -> Self {
+        Self {
+            mults: from.map(|from| &q.mult[from..from + n.min(CHUNK)]),
+            shift: q.shift & 31,
+            gate_shift: gate_shift.min(4),
+            n: n.min(CHUNK),
+        }
     }
-    for c in EIGHT * eights..n {
-        let (gate, up) = (tiled::requant(sums[c], shift, gate_mult[c]), tiled::requant(sums[CHUNK + c], shift, up_mult[c]));
-        out[c] = tiled::glu(gate, up, gate_shift, &LINES[gate_shift as usize]);
+
+    /// From the sums of the gates, and of the ups a chunk behind them.
+    #[inline(always)]
+    fn take(&self, sums: &[i32; 2 * CHUNK], out: &mut [i8]) {
+        let &Self { mults, shift, gate_shift, n } = self;
+        let (eights, out) = (n / EIGHT, &mut out[..n]);
+        if eights > 0 {
+            let tables = [BASE.as_ptr(), SLOPE.as_ptr()];
+            let (sums, mults, out) = (sums.as_ptr(), mults.map(<[i32]>::as_ptr), out.as_mut_ptr());
+            // SAFETY: so many eights are there of gates, ups, both multipliers and `out`; the tables have 64 entries; the shift is at most 4.
+            unsafe { rows::hidden_eights(&rows::Hidden { sums, mults, out, shift, gate_shift, tables, eights }) }
+        }
+        for c in EIGHT * eights..n {
+            let [gate, up] = [0, 1].map(|half| tiled::requant(sums[half * CHUNK + c], shift, mults[half][c]));
+            out[c] = tiled::glu(gate, up, gate_shift, &LINES[gate_shift as usize]);
+        }
     }
 }

@@ -4,74 +4,86 @@ use core::arch::naked_asm;
 
 use crate::kernels::tiled::CHUNK;
 
-/// Copies words.
+/// What [`begin_two`] works on.
+#[repr(C)]
+pub(super) struct Begin {
+    pub sums: [*mut i32; 2],
+    pub bias: *const i32,
+    /// Four of each row.
+    pub bases: [*const i32; 8],
+    pub n: usize,
+}
+
+/// `sums[r][c] = bias[c] + bases[r][0][c] + .. + bases[r][3][c]` of two rows.
 ///
 /// # Safety
-/// `words` words to read and to write, which do not overlap.
+/// `n` words each; the two rows of sums may be one and the same if their bases are.
 #[unsafe(naked)]
-pub(super) unsafe extern "C" fn copy_words(from: *const i32, to: *mut i32, words: usize) {
+pub(super) unsafe extern "C" fn begin_two(what: &Begin) {
+    macro_rules! row {
+        ($sums:literal, $a:literal, $b:literal, $c:literal, $d:literal) => {
+            concat!(
+                "vldrw.u32 q1, [",
+                $a,
+                "], #16\n",
+                "vadd.i32 q1, q1, q0\n",
+                "vldrw.u32 q2, [",
+                $b,
+                "], #16\n",
+                "vadd.i32 q1, q1, q2\n",
+                "vldrw.u32 q2, [",
+                $c,
+                "], #16\n",
+                "vadd.i32 q1, q1, q2\n",
+                "vldrw.u32 q2, [",
+                $d,
+                "], #16\n",
+                "vadd.i32 q1, q1, q2\n",
+                "vstrw.32 q1, [",
+                $sums,
+                "], #16\n",
+            )
+        };
+    }
     naked_asm!(
         env!("HRM_CPU"),
-        "push {{r4, lr}}",
-        "wlstp.32 lr, r2, 3f",
+        "push {{r4-r11, lr}}",
+        "ldr lr, [r0, #44]",
+        "ldm r0, {{r0-r10}}",
+        "wlstp.32 lr, lr, 3f",
         "2:",
-        "vldrw.u32 q0, [r0], #16",
-        "vstrw.32 q0, [r1], #16",
+        "vldrw.u32 q0, [r2], #16",
+        row!("r0", "r3", "r4", "r5", "r6"),
+        row!("r1", "r7", "r8", "r9", "r10"),
         "letp lr, 2b",
         "3:",
-        "pop {{r4, pc}}",
+        "pop {{r4-r11, pc}}",
     )
 }
 
-/// `sums[c] = bias[c] + bases[0][c] + .. + bases[3][c]`.
-///
-/// # Safety
-/// `n` words each.
-#[unsafe(naked)]
-pub(super) unsafe extern "C" fn begin_row(sums: *mut i32, bias: *const i32, bases: &[*const i32; 4], n: usize) {
-    naked_asm!(
-        env!("HRM_CPU"),
-        "push {{r4-r6, lr}}",
-        "ldm r2, {{r2, r4, r5, r6}}",
-        "wlstp.32 lr, r3, 3f",
-        "2:",
-        "vldrw.u32 q0, [r1], #16",
-        "vldrw.u32 q1, [r2], #16",
-        "vadd.i32 q0, q0, q1",
-        "vldrw.u32 q1, [r4], #16",
-        "vadd.i32 q0, q0, q1",
-        "vldrw.u32 q1, [r5], #16",
-        "vadd.i32 q0, q0, q1",
-        "vldrw.u32 q1, [r6], #16",
-        "vadd.i32 q0, q0, q1",
-        "vstrw.32 q0, [r0], #16",
-        "letp lr, 2b",
-        "3:",
-        "pop {{r4-r6, pc}}",
-    )
-}
-
-/// `out[c] = requant(sums[c], shift, mult[c])`.
+/// `out[c] = requant(sums[c] + bias[c], shift, mult[c])`.
 ///
 /// # Safety
 /// `n` elements each.
 #[unsafe(naked)]
-pub(super) unsafe extern "C" fn narrow_row(sums: *const i32, mult: *const i32, out: *mut i16, n: usize, shift: u32) {
+pub(super) unsafe extern "C" fn narrow_row(sums: *const i32, bias: *const i32, mult: *const i32, out: *mut i16, n: usize, shift: u32) {
     naked_asm!(
         env!("HRM_CPU"),
-        "push {{r4, lr}}",
-        "ldr r4, [sp, #8]",
-        "wlstp.32 lr, r3, 3f",
+        "push {{r4, r5, r6, lr}}",
+        "ldrd r4, r5, [sp, #16]",
+        "wlstp.32 lr, r4, 3f",
         "2:",
         "vldrw.u32 q0, [r0], #16",
         "vldrw.u32 q1, [r1], #16",
-        "vshl.s32 q0, r4",
+        "vadd.i32 q0, q0, q1",
+        "vldrw.u32 q1, [r2], #16",
+        "vshl.s32 q0, r5",
         "vmulh.s32 q0, q0, q1",
         "vqmovnb.s32 q0, q0",
-        "vstrh.32 q0, [r2], #8",
+        "vstrh.32 q0, [r3], #8",
         "letp lr, 2b",
         "3:",
-        "pop {{r4, pc}}",
+        "pop {{r4, r5, r6, pc}}",
     )
 }
 
