@@ -3,6 +3,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod bare;
+mod boards;
 mod budgets;
 mod cargo;
 mod libtorch;
@@ -24,12 +25,8 @@ enum Task {
     Libtorch,
     /// Run the firmware of every emulated board and compare its states with the host's; installs QEMU where it is missing.
     Qemu(qemu::Options),
-    /// Print flash and RAM of the images of all emulated boards and compare them with their budgets.
-    Size {
-        /// Write the budgets instead.
-        #[arg(long)]
-        bless: bool,
-    },
+    /// Print flash and RAM of the images of all boards and compare them with their budgets.
+    Size(size::Options),
     /// Run all tests, or the steps whose name contains FILTER; installs what they need and prints what it skipped and why.
     Test {
         /// Part of a step's name, such as `parity`.
@@ -47,7 +44,7 @@ fn main() -> Result<()> {
     match Cli::parse().task {
         Task::Libtorch => libtorch::ensure().map(|dir| println!("libtorch {} in {}", libtorch::VERSION, dir.display())),
         Task::Qemu(options) => qemu::run(&options).map(|done| done.report()),
-        Task::Size { bless } => size::run(bless),
+        Task::Size(options) => size::run(&options).map(|done| done.report()),
         Task::Test { filter } => test::run(filter.as_deref()),
         Task::Train { args } => cargo::train(&args),
     }

@@ -116,7 +116,7 @@ fn start(view: &ModelView<'_>, run: &mut Run<'_, '_>, text: &str) -> Result<(), 
 }
 
 fn hashes<B: Board>(run: &mut Run<'_, '_>, segments: u16) {
-    let (instructions, ticks) = B::INSTRUCTIONS_OF_TICKS;
+    let (instructions, ticks) = B::NANOSECONDS_OF_TICKS;
     for i in 1..=segments {
         let before = B::ticks();
         run.segment();
