@@ -17,6 +17,7 @@ use hrm_train::export::export;
 use hrm_train::guesses::{self, GuessOptions, GuessReport};
 use hrm_train::model_file::FloatModel;
 use hrm_train::quantize::command::{self, Quantize};
+use hrm_train::queue::{self, Queue, State};
 use hrm_train::run_config::{EngineKind, RunConfig, find_config, resolve_threads};
 use hrm_train::train::{StartOptions, train};
 
@@ -31,6 +32,8 @@ struct Cli {
 enum Command {
     /// Train a model from a TOML config.
     Train(Train),
+    /// List the planned runs, or train the next of them for one slice of time.
+    Queue(QueueArguments),
     /// Score a trained model on puzzles with answers.
     Eval(Eval),
     /// Repeat the experiments of "Reasoning or Guessing" (arXiv 2601.10679) on a model, float or int8.
@@ -65,11 +68,33 @@ struct Train {
     /// Stop with a checkpoint at this step; the learning rate still follows train.steps.
     #[arg(long, value_name = "STEP")]
     stop_after: Option<u64>,
+    /// Stop with a checkpoint after about so many seconds; --resume goes on, here or on another machine.
+    #[arg(long, value_name = "N", value_parser = seconds)]
+    seconds: Option<f64>,
     /// Folder of the run [default: runs/NAME of the config].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Override a field: section.key=value (see `hrm-train config`).
     #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Args)]
+struct QueueArguments {
+    /// The queue file.
+    #[arg(default_value = queue::DEFAULT)]
+    file: PathBuf,
+    /// Train the first open run that needs nothing, from its last checkpoint in runs/NAME, for one slice.
+    #[arg(long)]
+    run: bool,
+    /// With --run: this run instead.
+    #[arg(long, requires = "run")]
+    name: Option<String>,
+    /// With --run: length of the slice; it ends at a checkpoint. The default leaves a minute of ten for what comes before and after.
+    #[arg(long, value_name = "N", value_parser = seconds, default_value_t = 540.0, requires = "run")]
+    seconds: f64,
+    /// With --run: override a field, such as the data's place on this machine: section.key=value.
+    #[arg(long, value_name = "KEY=VALUE", requires = "run")]
     set: Vec<String>,
 }
 
@@ -233,6 +258,7 @@ enum Data {
 pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(args) => run_train(&args),
+        Command::Queue(args) => run_queue(&args),
         Command::Eval(args) => run_eval(&args),
         Command::Analyze(args) => analyze::run(&args).and_then(|text| print_out(&text)),
         Command::Quantize(args) => command::run(&args).and_then(|text| print_out(&text)),
@@ -256,13 +282,39 @@ fn run_train(args: &Train) -> anyhow::Result<()> {
         None => Path::new("runs").join(find_config(&args.config)?.file_stem().context("the config has no file name")?),
     };
     print_out(&format!("{}\n", toml::to_string(&config)?))?;
-    let start = StartOptions { resume: args.resume, accept_changes: args.accept_changes, stop_after: args.stop_after };
+    let start =
+        StartOptions { resume: args.resume, accept_changes: args.accept_changes, stop_after: args.stop_after, seconds: args.seconds };
     let summary = train(&config, &folder, start)?;
     let best = summary.best.map_or("no evaluation yet".to_owned(), |b| {
         format!("best on held-out training puzzles: {}/{} exact at step {}", b.exact, b.puzzles, b.step)
     });
     eprintln!("done after {:.0} s; {best}; model in {}", summary.seconds, folder.join("model.safetensors").display());
     Ok(())
+}
+
+fn run_queue(args: &QueueArguments) -> anyhow::Result<()> {
+    let queue = Queue::load(&args.file)?;
+    let here = Path::new("");
+    if !args.run {
+        return print_out(&queue.list(here)?);
+    }
+    let run = queue.next(here, args.name.as_deref())?;
+    eprintln!("{}: {}", run.name, run.hypothesis);
+    queue::slice(run, here, args.seconds, &args.set)?;
+    let state = run.state(here)?;
+    eprintln!("{}: {state}", run.name);
+    if state == State::Trained {
+        eprintln!("predicted: {}\nthe figure: {}\nwrite it into {} as the outcome", run.predicted, run.command, args.file.display());
+    }
+    Ok(())
+}
+
+/// A time above 0.
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 1e9 => Ok(seconds),
+        _ => Err("expected seconds, more than 0 and at most 1e9".to_owned()),
+    }
 }
 
 /// `eval --guesses`.

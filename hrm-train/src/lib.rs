@@ -12,6 +12,7 @@ pub mod model_file;
 pub mod monitor;
 pub mod puzzles;
 pub mod quantize;
+pub mod queue;
 pub mod run_config;
 pub mod spec;
 pub mod train;

@@ -11,7 +11,7 @@ use hrm_core::task::Sudoku;
 use hrm_core::{Config, Mixer, Start};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{EngineOptions, Gradient, Loss, OptimizerKind};
+use crate::engine::{Depth, EngineOptions, Gradient, Loss, OptimizerKind};
 use crate::spec::{Grouping, ModelSpec};
 
 /// Kind of task.
@@ -102,6 +102,18 @@ impl Default for Generate {
     }
 }
 
+/// One stage of the depth curriculum.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DepthStage {
+    /// Part of the run's steps at which the stage ends, above 0 to 1.
+    pub until: f64,
+    /// H updates a segment, at most the model's.
+    pub h_cycles: u8,
+    /// L updates for each H update, at most the model's.
+    pub l_cycles: u8,
+}
+
 /// One line of a documented section.
 struct Entry {
     key: &'static str,
@@ -159,6 +171,8 @@ section! {
         holdout: usize = 512,
         /// Probability that a puzzle is made easier: 1 to blanks - 1 of its blank cells are filled from the solution.
         easier: f64 = 0.5,
+        /// Easier puzzles first: over so many draws that probability falls in a straight line from 1 to `easier`; 0: it never changes.
+        easier_first: u64 = 0,
         /// Draw a random symmetry of the task for every puzzle.
         symmetries: bool = true,
     }
@@ -235,6 +249,12 @@ section! {
         loss: Loss = Loss::Softmax,
         /// `last-recursion` (every call of the last H cycle) or `one-step` (the last L and H call).
         gradient: Gradient = Gradient::LastRecursion,
+        /// Progressive depth curriculum (CGAR, arXiv 2511.08653): stages of fewer cycles, each until a part of `steps` is done; after the last
+        /// the model's own, which evaluation always has. `[{ until = 0.3, h_cycles = 1, l_cycles = 2 }, ..]`; none: always the model's.
+        depth: Vec<DepthStage> = Vec::new(),
+        /// Hierarchical supervision weighting (CGAR): the loss of a puzzle's segment `t` counts in proportion to this to the power `t - 1`, scaled
+        /// so that the mean over `halt_max_steps` segments is 1; above 0 to 1, 1: all segments count the same.
+        supervision_decay: f64 = 1.0,
         /// Weight of the halting loss; 0: no Q head, rows stay for `halt_max_steps`.
         q_weight: f64 = 0.1,
         /// Segments after which a row gets a new puzzle at the latest.
@@ -473,6 +493,26 @@ impl RunConfig {
         }
     }
 
+    /// Depth of optimizer step `step` (the first is 0) where it is not the model's: a pure function, as the learning rate is.
+    #[must_use]
+    pub fn depth(&self, step: u64) -> Option<Depth> {
+        let progress = step as f64 / self.train.steps as f64;
+        let stage = self.train.depth.iter().find(|stage| progress < stage.until)?;
+        Some(Depth { h_cycles: stage.h_cycles, l_cycles: stage.l_cycles })
+    }
+
+    /// Factor of the loss of a puzzle's segments 1 to `halt_max_steps`; empty: 1.
+    #[must_use]
+    pub fn supervision(&self) -> Vec<f32> {
+        let t = &self.train;
+        if t.supervision_decay == 1.0 {
+            return Vec::new();
+        }
+        let raw: Vec<f64> = (0..t.halt_max_steps).scan(1.0, |w, _| Some(std::mem::replace(w, *w * t.supervision_decay))).collect();
+        let mean = raw.iter().sum::<f64>() / raw.len() as f64;
+        raw.iter().map(|w| (w / mean) as f32).collect()
+    }
+
     /// Checks every value.
     ///
     /// # Errors
@@ -493,6 +533,16 @@ impl RunConfig {
         ensure!(d.exclude_meta.0.is_empty() || !d.meta.0.is_empty(), "data.exclude_meta needs data.meta, the sidecars of data.train");
         ensure!(d.holdout >= 1, "data.holdout is 0, expected at least 1 puzzle to choose the checkpoint with");
         number("data.easier", d.easier, 0.0, 1.0)?;
+        count("data.easier_first", d.easier_first, 0, 1 << 40)?;
+        let mut before = 0.0;
+        for (i, stage) in t.depth.iter().enumerate() {
+            let DepthStage { until, h_cycles, l_cycles } = *stage;
+            ensure!(until > before && until <= 1.0, "train.depth[{i}].until is {until}, expected above {before} to 1");
+            count(&format!("train.depth[{i}].h_cycles"), u64::from(h_cycles), 1, u64::from(self.model.h_cycles))?;
+            count(&format!("train.depth[{i}].l_cycles"), u64::from(l_cycles), 1, u64::from(self.model.l_cycles))?;
+            before = until;
+        }
+        number("train.supervision_decay", t.supervision_decay, f64::MIN_POSITIVE, 1.0)?;
         count("train.steps", t.steps, 1, 1 << 40)?;
         count("train.batch", t.batch as u64, 1, 65_536)?;
         number("train.lr", t.lr, 0.0, 10.0)?;
@@ -529,18 +579,20 @@ impl RunConfig {
     }
 
     /// Keys of everything that decides the weights and differs between two configs, with both values (`here`, `other`). Thread count,
-    /// logging and checkpoint times do not decide them; evaluation decides which weights are shipped.
+    /// logging and checkpoint times do not decide them; evaluation decides which weights are shipped. Files are compared by name: they lie
+    /// elsewhere on another machine, and the data's check sum tells whether they are the same.
     ///
     /// # Errors
     /// A value TOML cannot hold.
     pub fn differences(&self, other: &Self) -> anyhow::Result<Vec<String>> {
         let mut found = Vec::new();
+        let (here, there) = (self.without_folders(), other.without_folders());
         let sections = [
-            ("task", self.task.entries()?, other.task.entries()?),
-            ("data", self.data.entries()?, other.data.entries()?),
-            ("model", self.model.entries()?, other.model.entries()?),
-            ("train", self.train.entries()?, other.train.entries()?),
-            ("eval", self.eval.entries()?, other.eval.entries()?),
+            ("task", here.task.entries()?, there.task.entries()?),
+            ("data", here.data.entries()?, there.data.entries()?),
+            ("model", here.model.entries()?, there.model.entries()?),
+            ("train", here.train.entries()?, there.train.entries()?),
+            ("eval", here.eval.entries()?, there.eval.entries()?),
         ];
         for (name, here, there) in sections {
             for (a, b) in here.iter().zip(&there) {
@@ -631,7 +683,7 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        let cases: [(&str, &[&str], &[&str]); 13] = [
+        let cases: [(&str, &[&str], &[&str]); 19] = [
             ("[data]\ngenerate = { n = 10 }\n[train]\nlearning_rate = 1", &[], &["learning_rate", "line 4"]),
             ("[trian]\nlr = 1", &[], &["trian", "line 1"]),
             ("[train]\nlr = \"x\"", &[], &["line 2"]),
@@ -644,6 +696,16 @@ mod tests {
             (MINIMAL, &["train.batch=0"], &["train.batch is 0"]),
             (MINIMAL, &["train.lr=nan"], &["train.lr is NaN"]),
             (MINIMAL, &["train.quantize=true"], &["train.quantize needs", "train.init"]),
+            (MINIMAL, &["train.depth=[{until=0.5,h_cycles=1,l_cycles=3}]"], &["train.depth[0].l_cycles is 3", "1 to 2"]),
+            (
+                MINIMAL,
+                &["train.depth=[{until=0.5,h_cycles=1,l_cycles=1},{until=0.5,h_cycles=1,l_cycles=2}]"],
+                &["depth[1].until", "above 0.5"],
+            ),
+            (MINIMAL, &["train.depth=[{until=0.5,h_cycles=1,cycles=1}]"], &["cycles"]),
+            (MINIMAL, &["train.depth=3"], &["train", "sequence"]),
+            (MINIMAL, &["train.supervision_decay=0.0"], &["train.supervision_decay is 0"]),
+            (MINIMAL, &["data.easier_first=-1"], &["-1"]),
             ("", &[], &["no training data"]),
         ];
         for (text, overrides, expected) in cases {
@@ -676,10 +738,27 @@ mod tests {
     }
 
     #[test]
+    fn depth_and_supervision_follow_the_config() {
+        let stages = "train.depth=[{until=0.3,h_cycles=1,l_cycles=2},{until=0.6,h_cycles=2,l_cycles=4}]";
+        let sets =
+            [stages, "model.h_cycles=3", "model.l_cycles=6", "train.steps=1000", "train.supervision_decay=0.5", "train.halt_max_steps=3"];
+        let config = RunConfig::parse(MINIMAL, &sets.map(str::to_owned)).unwrap();
+        let depth = |step| config.depth(step).map(|d| (d.h_cycles, d.l_cycles));
+        assert_eq!([0, 299, 300, 599, 600, 999].map(depth), [Some((1, 2)), Some((1, 2)), Some((2, 4)), Some((2, 4)), None, None]);
+        assert_eq!(config.supervision(), [12.0 / 7.0, 6.0 / 7.0, 3.0 / 7.0].map(|w: f64| w as f32));
+        assert_eq!(RunConfig::parse(&config.to_toml().unwrap(), &[]).unwrap(), config);
+        let plain = RunConfig::parse(MINIMAL, &[]).unwrap();
+        assert_eq!((plain.depth(0), plain.supervision()), (None, Vec::new()));
+    }
+
+    #[test]
     fn only_what_decides_the_weights_counts_as_a_difference() {
         let a = RunConfig::parse(MINIMAL, &[]).unwrap();
         let b = RunConfig::parse(MINIMAL, &["train.threads=7".to_owned(), "checkpoint.seconds=1".to_owned()]).unwrap();
         assert!(a.differences(&b).unwrap().is_empty());
+        let at = |folder: &str| RunConfig::parse(MINIMAL, &[format!("data.train={folder}/a.csv")]).unwrap();
+        assert!(at("/here").differences(&at("there")).unwrap().is_empty());
+        assert_eq!(a.differences(&at("here")).unwrap().len(), 1);
         let c = RunConfig::parse(MINIMAL, &["train.steps=7".to_owned(), "train.warmup=1".to_owned()]).unwrap();
         assert_eq!(c.differences(&a).unwrap()[0], "train.steps is 7, the run was started with 10000");
     }

@@ -13,10 +13,10 @@ use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::checkpoint::{Checkpoints, write_atomic};
+use crate::checkpoint::{self, Checkpoints, write_atomic};
 use crate::data::rng::{below, generator, mix, unit};
 use crate::data::{PuzzleSet, Sampler, SamplerOptions};
-use crate::engine::{Engine, RowOutcome};
+use crate::engine::{Course, Engine, RowOutcome};
 use crate::evaluate::{self, HoldoutScore};
 use crate::model_file::{DataRecord, FloatModel, TrainingRecord, build_engine};
 use crate::monitor::{Metrics, Progress, Window, write_report};
@@ -39,6 +39,8 @@ pub struct Summary {
     pub best: Option<HoldoutScore>,
     /// Wall time over all resumes, in seconds.
     pub seconds: f64,
+    /// Optimizer steps done.
+    pub step: u64,
 }
 
 /// How to start.
@@ -50,6 +52,8 @@ pub struct StartOptions {
     pub accept_changes: bool,
     /// Stop (with a checkpoint) when this step is reached, as if the process had been ended there.
     pub stop_after: Option<u64>,
+    /// Stop (with a checkpoint) after the first step that ends so many seconds or more after the start of this process's part of the run.
+    pub seconds: Option<f64>,
 }
 
 /// One row of the batch. Its puzzle follows from `draw`, its carry is the engine's.
@@ -81,6 +85,18 @@ struct Position {
     window: Window,
 }
 
+/// Steps done and steps planned of the run in `folder`, by its last checkpoint; `None` if it has none.
+///
+/// # Errors
+/// The checkpoint cannot be read.
+pub fn position(folder: &Path) -> anyhow::Result<Option<(u64, u64)>> {
+    if !folder.join("last.json").exists() {
+        return Ok(None);
+    }
+    let run: Position = checkpoint::content(folder)?;
+    Ok(Some((run.step, run.config.train.steps)))
+}
+
 /// Trains one model in `folder` until its last step. Writes `config.toml`, `metrics.jsonl`, a TensorBoard event file, checkpoints, `report.html`, and `model.safetensors` with
 /// `model.json`: the weights that were best on the held-out puzzles so far. Progress goes to stderr.
 ///
@@ -88,6 +104,7 @@ struct Position {
 /// The data cannot be read, the folder holds another run, the disk is full, or the loss is no longer finite. The last checkpoint and the
 /// best model stay as they are.
 pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::Result<Summary> {
+    let begun = Instant::now();
     let spec = config.spec()?;
     let mut checkpoints = Checkpoints::open(folder, config.checkpoint.keep)?;
     ensure!(
@@ -127,6 +144,7 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
         SamplerOptions {
             seed: mix(t.seed ^ mix(SAMPLER)),
             easier: config.data.easier,
+            easier_first: config.data.easier_first,
             symmetries: config.data.symmetries,
             ..SamplerOptions::default()
         },
@@ -134,6 +152,8 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
     let tokens = usize::from(spec.config.tokens);
     let (mut inputs, mut labels) = (vec![0; t.batch * tokens], vec![0; t.batch * tokens]);
     let mut reset = vec![false; t.batch];
+    let supervision = config.supervision();
+    let mut weights = Vec::new();
     for (b, row) in run.rows.iter().enumerate().filter(|(_, row)| !row.halted) {
         sampler.draw(row.draw, &mut inputs[b * tokens..][..tokens], &mut labels[b * tokens..][..tokens])?;
     }
@@ -154,7 +174,12 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
         }
 
         let lr = config.learning_rate(run.step);
-        let outcomes = engine.train_segment(&inputs, &labels, &reset, lr).with_context(|| {
+        if !supervision.is_empty() {
+            weights.clear();
+            weights.extend(run.rows.iter().map(|row| supervision[(row.steps as usize).min(supervision.len() - 1)]));
+        }
+        let course = Course { depth: config.depth(run.step), weights: &weights };
+        let outcomes = engine.train_course(&inputs, &labels, &reset, &course, lr).with_context(|| {
             format!("training stopped in step {}; the last checkpoint (step {saved}) in {} is still valid", run.step + 1, folder.display())
         })?;
         run.step += 1;
@@ -200,14 +225,18 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
         }
         let by_steps = c.steps > 0 && run.step.is_multiple_of(c.steps);
         let by_time = c.seconds > 0.0 && checkpointed.elapsed().as_secs_f64() >= c.seconds;
-        if run.step == end || by_steps || by_time {
+        let out_of_time = start.seconds.is_some_and(|limit| begun.elapsed().as_secs_f64() >= limit);
+        if run.step == end || out_of_time || by_steps || by_time {
             checkpoints.save(&run, &engine.state())?;
             saved = run.step;
             checkpointed = Instant::now();
         }
+        if out_of_time {
+            break;
+        }
     }
     write_report(folder, config, run.best.as_ref(), run.seconds)?;
-    Ok(Summary { best: run.best, seconds: run.seconds })
+    Ok(Summary { best: run.best, seconds: run.seconds, step: run.step })
 }
 
 /// Training puzzles that choose the ranges of `train.quantize`.

@@ -72,6 +72,55 @@ pub struct EngineOptions {
     pub seed: u64,
 }
 
+/// How deep a segment runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Depth {
+    /// H updates.
+    pub h_cycles: u8,
+    /// L updates for each H update.
+    pub l_cycles: u8,
+}
+
+impl Depth {
+    /// The depth the model is made for, at which it is evaluated and shipped.
+    #[must_use]
+    pub fn of(config: &hrm_core::Config) -> Self {
+        Self { h_cycles: config.h_cycles, l_cycles: config.l_cycles }
+    }
+
+    /// # Errors
+    /// This depth is none, or deeper than the model.
+    fn check(self, config: &hrm_core::Config) -> anyhow::Result<()> {
+        let full = Self::of(config);
+        for (name, found, most) in [("h_cycles", self.h_cycles, full.h_cycles), ("l_cycles", self.l_cycles, full.l_cycles)] {
+            anyhow::ensure!((1..=most).contains(&found), "a segment of {found} {name}, expected 1 to the model's {most}");
+        }
+        Ok(())
+    }
+}
+
+/// What a training step may ask for besides puzzles. The default asks for nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Course<'a> {
+    /// Depth of this segment; `None`: the model's.
+    pub depth: Option<Depth>,
+    /// Factor of each row's loss, `[batch]`; empty: 1.
+    pub weights: &'a [f32],
+}
+
+impl Course<'_> {
+    /// # Errors
+    /// The weights are not `batch` finite numbers of 0 or more, or the depth is none of this model.
+    fn check(&self, config: &hrm_core::Config, batch: usize) -> anyhow::Result<()> {
+        let found = self.weights.len();
+        anyhow::ensure!(found == 0 || found == batch, "weights: {found} values, expected {batch} for a batch of {batch}");
+        if let Some(b) = self.weights.iter().position(|w| !(0.0..=f32::MAX).contains(w)) {
+            anyhow::bail!("weights: {} in batch row {b}, expected a number of 0 or more", self.weights[b]);
+        }
+        self.depth.map_or(Ok(()), |depth| depth.check(config))
+    }
+}
+
 /// What one training segment did to one row of the batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct RowOutcome {
@@ -146,7 +195,22 @@ pub trait Engine {
     ///
     /// # Errors
     /// Non-finite loss or gradient (the weights are left as they were), library failures.
-    fn train_segment(&mut self, inputs: &[u8], labels: &[u8], reset: &[bool], lr: f64) -> anyhow::Result<Vec<RowOutcome>>;
+    fn train_segment(&mut self, inputs: &[u8], labels: &[u8], reset: &[bool], lr: f64) -> anyhow::Result<Vec<RowOutcome>> {
+        self.train_course(inputs, labels, reset, &Course::default(), lr)
+    }
+
+    /// [`Engine::train_segment`] with a course: how deep the segment runs and how much each row counts.
+    ///
+    /// # Errors
+    /// As [`Engine::train_segment`]; a course that does not fit to the model or the batch.
+    fn train_course(
+        &mut self,
+        inputs: &[u8],
+        labels: &[u8],
+        reset: &[bool],
+        course: &Course<'_>,
+        lr: f64,
+    ) -> anyhow::Result<Vec<RowOutcome>>;
 
     /// Runs `segments` segments from fresh starts without gradient, with the averaged weights where there are any, and calls
     /// `observe(segment, tokens [n, S], q_halt [n])` after each. Starts depend on `seed` and the puzzle's index only.

@@ -95,6 +95,15 @@ pub fn cell(loss: Loss, logits: &mut [f32], label: usize, scale: f64) -> f64 {
     }
 }
 
+/// What the loss compares an answer with.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// Tokens `[S]`; 0 does not count.
+    pub labels: &'a [u8],
+    /// Factor of the puzzle's loss.
+    pub weight: f64,
+}
+
 /// Loss and outcome of one puzzle; writes the gradient of `z_H` to `dz` and adds that of the heads to `grad` (padded).
 #[allow(clippy::too_many_arguments)]
 pub fn loss(
@@ -102,17 +111,18 @@ pub fn loss(
     w: &Packed,
     opts: &EngineOptions,
     z: &[f32],
-    labels: &[u8],
+    target: Target<'_>,
     logits: &mut [f32],
     dz: &mut [f32],
     grad: &mut [f32],
 ) -> RowOutcome {
+    let Target { labels, weight } = target;
     let q_halt = halt(d, w, z);
     head(d, w, z, logits);
     let width = symbols(d);
     let labelled = labels.iter().filter(|&&l| l != 0).count();
     let batch = opts.batch as f64;
-    let scale = 1.0 / (labelled.max(1) as f64 * batch);
+    let scale = weight / (labelled.max(1) as f64 * batch);
     let (mut total, mut right) = (0.0, 0u16);
     for (logits, &label) in logits.chunks_exact_mut(width).zip(labels) {
         if label == 0 {
@@ -125,7 +135,7 @@ pub fn loss(
     }
     let exact = usize::from(right) == labelled;
     let sigmoid = 1.0 / (1.0 + (-f64::from(q_halt)).exp());
-    let dq = (opts.q_weight / batch * (sigmoid - f64::from(u8::from(exact)))) as f32;
+    let dq = (weight * opts.q_weight / batch * (sigmoid - f64::from(u8::from(exact)))) as f32;
     let share = dq / d.r as f32;
     for (dz, q) in dz.chunks_exact_mut(d.cp).flat_map(|row| row.iter_mut().zip(&w.q)) {
         *dz = share * q;

@@ -9,17 +9,19 @@ use crate::engine::Loss;
 pub(super) struct Losses {
     /// Cross entropy of each row averaged over its labelled cells, `[batch]`.
     pub cells: Tensor,
+    /// The same with the rows' factors, summed.
+    pub weighted: Tensor,
     /// Labelled cells answered right, `[batch]` (i64).
     pub right: Tensor,
     /// Whether all labelled cells are right, `[batch]`.
     pub exact: Tensor,
-    /// Binary cross entropy of the halt logit against `exact`, summed.
+    /// Binary cross entropy of the halt logit against `exact`, with the rows' factors, summed.
     pub halt: Tensor,
 }
 
 /// Loss of `logits` `[batch, S, classes]` and halt logits `[batch]` against labels `[batch, S]` (i64; 0 does not count).
-/// `first` is the token of class 0.
-pub(super) fn losses(kind: Loss, logits: &Tensor, halt: &Tensor, labels: &Tensor, first: i64) -> Answer<Losses> {
+/// `first` is the token of class 0; `weights` `[batch]` are factors of the rows' losses.
+pub(super) fn losses(kind: Loss, logits: &Tensor, halt: &Tensor, labels: &Tensor, first: i64, weights: Option<&Tensor>) -> Answer<Losses> {
     let counts = labels.f_gt(0)?;
     let targets = labels.f_sub_scalar(first)?.f_clamp_min(0)?;
     let logarithm = match kind {
@@ -35,13 +37,14 @@ pub(super) fn losses(kind: Loss, logits: &Tensor, halt: &Tensor, labels: &Tensor
     let answer = logits.f_argmax(-1, false)?.f_add_scalar(first)?;
     let right = answer.f_eq_tensor(labels)?.f_logical_and(&counts)?.f_sum_dim_intlist(&[-1i64][..], false, Kind::Int64)?;
     let exact = right.f_eq_tensor(&number)?;
-    let halt = binary(halt, &exact.f_to_kind(Kind::Float)?)?;
-    Ok(Losses { cells, right, exact, halt })
+    let halt = binary(halt, &exact.f_to_kind(Kind::Float)?, weights)?;
+    let weighted = weights.map_or_else(|| cells.f_alias(), |w| cells.f_mul(w))?.f_sum(cells.f_kind()?)?;
+    Ok(Losses { cells, weighted, right, exact, halt })
 }
 
-/// Binary cross entropy of logits against probabilities, summed.
-pub(super) fn binary(logits: &Tensor, targets: &Tensor) -> Answer<Tensor> {
-    logits.f_binary_cross_entropy_with_logits(targets, None::<&Tensor>, None::<&Tensor>, Reduction::Sum)
+/// Binary cross entropy of logits against probabilities, times the rows' weights if there are any, summed.
+pub(super) fn binary(logits: &Tensor, targets: &Tensor, weights: Option<&Tensor>) -> Answer<Tensor> {
+    logits.f_binary_cross_entropy_with_logits(targets, weights, None::<&Tensor>, Reduction::Sum)
 }
 
 /// `log(s(x) / sum s(x))` over the last axis with `s(x) = x + 1` for `x >= 0`, else `1 / (1 - x)` (Prieto et al. 2025, in f64 as in HRM).

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
 use super::fused::random::{Purpose, Stream};
-use super::{Engine, EngineOptions, RowOutcome, Tensors};
+use super::{Course, Engine, EngineOptions, RowOutcome, Tensors};
 use crate::import::PublicOptions;
 use crate::quantize::plan::ModelPlan;
 use crate::spec::ModelSpec;
@@ -227,7 +227,7 @@ impl TorchEngine {
             let streams: Vec<Stream> = (first..).take(n).map(|number| Stream::new(seed, Purpose::InferenceStart, number)).collect();
             let mut carry = self.fresh(&streams)?;
             for segment in 0..segments {
-                carry = self.net.segment(weights, &carry, &x, None)?;
+                carry = self.net.advance(weights, &carry, &x)?;
                 observe(segment, &self.net, weights, &carry)?;
             }
             Ok(())
@@ -271,8 +271,15 @@ fn copied<T>(result: anyhow::Result<T>) -> T {
 }
 
 impl Engine for TorchEngine {
-    fn train_segment(&mut self, inputs: &[u8], labels: &[u8], reset: &[bool], lr: f64) -> anyhow::Result<Vec<RowOutcome>> {
-        Ok(self.train(&Batch { inputs, labels, identifiers: &[], reset }, lr)?.rows)
+    fn train_course(
+        &mut self,
+        inputs: &[u8],
+        labels: &[u8],
+        reset: &[bool],
+        course: &Course<'_>,
+        lr: f64,
+    ) -> anyhow::Result<Vec<RowOutcome>> {
+        Ok(self.train(&Batch { inputs, labels, identifiers: &[], reset, course: *course }, lr)?.rows)
     }
 
     fn infer(&mut self, inputs: &[u8], segments: usize, seed: u64, observe: &mut dyn FnMut(usize, &[u8], &[f32])) -> anyhow::Result<()> {
