@@ -15,10 +15,11 @@ pub struct Board {
 }
 
 /// All of them.
-pub const BOARDS: [Board; 3] = [
+pub const BOARDS: [Board; 4] = [
     Board { name: "pico2", target: "thumbv8m.main-none-eabihf" },
     Board { name: "nucleo-h743", target: "thumbv7em-none-eabihf" },
     Board { name: "nrf52840-dk", target: "thumbv7em-none-eabihf" },
+    Board { name: "esp32-c3", target: "riscv32imc-unknown-none-elf" },
 ];
 
 impl Board {
