@@ -109,6 +109,12 @@ impl<'m> Network<'m> {
         }
     }
 
+    /// The network on the fastest kernel that reads the file's own weights ([`Kernel::best_in_place`]): no packed copy.
+    #[must_use]
+    pub fn in_place(view: ModelView<'m>) -> Self {
+        Self { groups: stack_groups(&view), view, kernel: Kernel::best_in_place(), packed: &[] }
+    }
+
     /// The network on the scalar kernel, which needs no packed weights.
     #[must_use]
     pub fn reference(view: ModelView<'m>) -> Self {

@@ -26,12 +26,10 @@ pub fn main<B: Board>(arenas: [&'static mut [u64]; 2], packed: &'static mut [i32
     refuse::<B>(fault)
 }
 
-/// The network on the best kernel whose form of the weights fits into `packed`; the scalar ones read them in place.
+/// The network on the best kernel if its form of the weights fits into `packed`, else on the best of those that read them in place.
 #[must_use]
 pub fn network(view: ModelView<'static>, packed: &'static mut [i32]) -> Network<'static> {
-    let fits = |kernel: &Kernel| Network::packed_words(&view, *kernel) <= packed.len();
-    let kernel = Kernel::available().filter(fits).last().unwrap_or(Kernel::REFERENCE);
-    Network::new(view, kernel, packed).unwrap_or_else(|_| Network::reference(view))
+    Network::new(view, Kernel::best(), packed).unwrap_or_else(|_| Network::in_place(view))
 }
 
 fn service<B: Board>(

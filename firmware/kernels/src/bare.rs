@@ -3,7 +3,7 @@
 //! Lines: `kernel NAME`, `check COMPARISONS`, `part KERNEL INSTRUCTIONS WORK WHAT`, `segment KERNEL PLAN INSTRUCTIONS MACS HASH`, last `done`.
 use core::panic::PanicInfo;
 
-use hrm_core::{Kernel, ModelView, Plan};
+use hrm_core::{Kernel, ModelView, Network, Plan};
 use hrm_kernels_image::{bench, check};
 use semihosting::{println, process};
 
@@ -53,9 +53,12 @@ pub fn main() -> ! {
         }
     };
     let mut now = crate::machine::instructions();
-    for kernel in Kernel::available() {
-        bench::parts(&view.block(0, 0), kernel, &mut memory.packed, &mut memory.parts, &mut now, &mut |c| {
-            println!("part {} {} {} {}", kernel.name(), c.instructions, c.work, c.what);
+    let best = Kernel::best();
+    let in_place = Network::packed_words(&view, best) > 0 && Kernel::best_in_place() == best;
+    for (kernel, packed) in Kernel::available().map(|k| (k, true)).chain(in_place.then_some((best, false))) {
+        let (form, packed) = if packed { ("", Some(&mut memory.packed[..])) } else { ("/in-place", None) };
+        bench::parts(&view.block(0, 0), kernel, packed, &mut memory.parts, &mut now, &mut |c| {
+            println!("part {}{} {} {} {}", kernel.name(), form, c.instructions, c.work, c.what);
         });
     }
     for kernel in Kernel::available() {
@@ -63,12 +66,26 @@ pub fn main() -> ! {
             if kernel != Kernel::best() && name == "device" {
                 continue;
             }
-            match bench::segment(view, kernel, plan, &mut memory.packed, &mut memory.arena, &mut now) {
-                Ok((c, hash)) => println!("segment {} {} {} {} {:016x}", kernel.name(), name, c.instructions, c.work, hash),
-                Err(e) => println!("error {}", e),
-            }
+            segment(view, kernel, (name, plan), Some(&mut memory.packed), &mut memory.arena, &mut now);
         }
+    }
+    if in_place {
+        segment(view, best, ("in-place", Plan::DEVICE), None, &mut memory.arena, &mut now);
     }
     println!("done");
     process::exit(0)
+}
+
+fn segment(
+    view: ModelView<'_>,
+    kernel: Kernel,
+    (name, plan): (&str, Plan),
+    packed: Option<&mut [i32]>,
+    arena: &mut [u64],
+    now: &mut dyn FnMut() -> u64,
+) {
+    match bench::segment(view, kernel, plan, packed, arena, now) {
+        Ok((c, hash)) => println!("segment {} {} {} {} {:016x}", kernel.name(), name, c.instructions, c.work, hash),
+        Err(e) => println!("error {}", e),
+    }
 }

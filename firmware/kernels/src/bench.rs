@@ -44,28 +44,31 @@ impl Buffers {
     };
 }
 
-/// Counts the parts of one block of the 9x9 shape (`C` = 48, `I` = 96, four groupings), 72 rows at a time.
+/// Counts the parts of one block of the 9x9 shape (`C` = 48, `I` = 96, four groupings), 72 rows at a time. Without `packed` on the weights of
+/// the file.
 pub fn parts(
     block: &Block<'_>,
     kernel: Kernel,
-    packed: &mut [i32],
+    packed: Option<&mut [i32]>,
     b: &mut Buffers,
     now: &mut dyn FnMut() -> u64,
     tell: &mut dyn FnMut(Count),
 ) {
     let (up, down) = (&block.mlp.up, &block.mlp.down);
-    let (own_words, down_words) = (kernel.packed_words(up.n, 48), kernel.packed_words(down.n, down.k));
-    let (own_packed, rest) = packed.split_at_mut(own_words);
-    kernel.pack(&Columns::new(up.weights, up.n, 0, 48, &[]), own_packed);
-    kernel.pack(&Columns::new(down.weights, down.n, 0, down.k, &[]), &mut rest[..down_words]);
-    let own = Columns::new(up.weights, up.n, 0, 48, own_packed);
-    let down_columns = Columns::new(down.weights, down.n, 0, down.k, &rest[..down_words]);
+    let plain = [Columns::new(up.weights, up.n, 0, 48, &[]), Columns::new(down.weights, down.n, 0, down.k, &[])];
+    let [own, down_columns] = match packed {
+        None => plain,
+        Some(mut rest) => plain.map(|columns| {
+            let (front, back) = core::mem::take(&mut rest).split_at_mut(kernel.packed_words(columns.n, columns.k));
+            rest = back;
+            kernel.pack(&columns, front);
+            columns.with_packed(front)
+        }),
+    };
     b.index.iter_mut().enumerate().for_each(|(i, e)| *e = (i * 7 % ROWS) as u16);
     for (i, x) in b.x.iter_mut().enumerate() {
         *x = (i as u32).wrapping_mul(0x9E37_79B9) as i32 as i16 >> 4;
     }
-    let requant = |m: &hrm_core::format::Matrix<'_>| -> (u32, usize) { (m.shift, m.n) };
-    let _ = requant;
     let (uq, dq) =
         (Requant { shift: up.shift, mult: up.mult, bias: up.bias }, Requant { shift: down.shift, mult: down.mult, bias: down.bias });
     let mut count = |what, work: usize, before: u64, after: u64| tell(Count { what, instructions: after - before, work: work as u64 });
@@ -90,7 +93,7 @@ pub fn parts(
     count("norm", ROWS * 48, at, now());
 }
 
-/// Runs one segment of `view` on a fixed puzzle and counts it; returns the state hash.
+/// Runs one segment of `view` on a fixed puzzle and counts it; returns the state hash. Without `packed` on the weights of the file.
 ///
 /// # Errors
 /// Too little memory.
@@ -98,11 +101,14 @@ pub fn segment(
     view: ModelView<'_>,
     kernel: Kernel,
     plan: Plan,
-    packed: &mut [i32],
+    packed: Option<&mut [i32]>,
     arena: &mut [u64],
     now: &mut dyn FnMut() -> u64,
 ) -> Result<(Count, u64), MemoryError> {
-    let network = Network::new(view, kernel, packed)?;
+    let network = match packed {
+        Some(packed) => Network::new(view, kernel, packed)?,
+        None => Network::in_place(view),
+    };
     let mut run = Run::new(network, arena, plan)?;
     let mut tokens = [0; 81];
     for (i, t) in tokens.iter_mut().enumerate() {

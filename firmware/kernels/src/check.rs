@@ -9,10 +9,14 @@ const K: usize = 210;
 /// Behind the end of every output stand elements that must stay as they are.
 const GUARD: usize = 8;
 
+/// Weights that start at a whole word, as those of a file do.
+#[repr(align(4))]
+struct Words([i8; N * (K + 8)]);
+
 /// Memory of the check.
 pub struct Buffers {
     a: [i8; ROWS * K],
-    weights: [i8; N * (K + 8)],
+    weights: Words,
     packed: [i32; N * K],
     table: [i32; 9 * N],
     bias: [i32; N],
@@ -29,7 +33,7 @@ impl Buffers {
     /// All zero.
     pub const EMPTY: Self = Self {
         a: [0; ROWS * K],
-        weights: [0; N * (K + 8)],
+        weights: Words([0; N * (K + 8)]),
         packed: [0; N * K],
         table: [0; 9 * N],
         bias: [0; N],
@@ -119,9 +123,9 @@ fn same<T: PartialEq + Copy>(found: &[T], expected: &[T], n: usize, guard: T) ->
 fn products(b: &mut Buffers, v: &mut Values, kernel: Kernel, round: usize) -> Result<usize, Difference> {
     let (rows, n, k) = (1 + v.below(ROWS), v.length(&[48, 96, 192], N - 1), v.length(&[16, 32, 48, 64, 96, 97, 128, 192], K));
     let n = if v.below(2) == 0 { n.next_multiple_of(2).min(N) } else { n };
-    // The matrix may be a block of columns of a wider one.
-    let (first, extra) = (v.below(5), v.below(4));
-    let weights = &mut b.weights[..n * (first + k + extra)];
+    // The matrix may be a block of columns of a wider one, of whole words or not.
+    let (first, extra) = if v.below(2) == 0 { (4 * v.below(2), 0) } else { (v.below(5), v.below(4)) };
+    let weights = &mut b.weights.0[..n * (first + k + extra)];
     v.bytes(weights, -127);
     let a = &mut b.a[..rows * k];
     v.bytes(a, -128);
@@ -147,34 +151,35 @@ fn products(b: &mut Buffers, v: &mut Values, kernel: Kernel, round: usize) -> Re
     let [wide, wide_2] = &mut b.wide;
     let [narrow, narrow_2] = &mut b.narrow;
     Kernel::REFERENCE.accumulate(a, &plain, &mut wide[..count]);
-    wide_2[..count + GUARD].fill(77);
-    kernel.accumulate(a, &columns, &mut wide_2[..count]);
-    if let Some(at) = same(wide_2, wide, count, 77) {
-        return Err(fail("accumulate", at));
-    }
     Kernel::REFERENCE.project(a, &plain, &q, bases, &mut narrow[..count]);
-    narrow_2[..count + GUARD].fill(77);
-    kernel.project(a, &columns, &q, bases, &mut narrow_2[..count]);
-    if let Some(at) = same(narrow_2, narrow, count, 77) {
-        return Err(fail("project", at));
-    }
-    // Without the packed form: still right.
-    narrow_2[..count + GUARD].fill(77);
-    kernel.project(a, &plain, &q, bases, &mut narrow_2[..count]);
-    if let Some(at) = same(narrow_2, narrow, count, 77) {
-        return Err(fail("project without packed weights", at));
-    }
+    let gate_shift = v.below(5) as u32;
+    let [hidden, hidden_2] = &mut b.bytes;
     if n.is_multiple_of(2) {
-        let gate_shift = v.below(5) as u32;
-        let [hidden, hidden_2] = &mut b.bytes;
         reference::glu_rows(&narrow[..count], n / 2, gate_shift, &mut hidden[..count / 2]);
-        hidden_2[..count / 2 + GUARD].fill(77);
-        kernel.gated(a, &columns, &q, bases, gate_shift, &mut b.scratch[..count], &mut hidden_2[..count / 2]);
-        if let Some(at) = same(hidden_2, hidden, count / 2, 77) {
-            return Err(fail("gated", at));
+    }
+    // On the packed form, and without it: still right.
+    for (columns, operations) in
+        [(&columns, ["accumulate", "project", "gated"]), (&plain, ["accumulate in place", "project in place", "gated in place"])]
+    {
+        wide_2[..count + GUARD].fill(77);
+        kernel.accumulate(a, columns, &mut wide_2[..count]);
+        if let Some(at) = same(wide_2, wide, count, 77) {
+            return Err(fail(operations[0], at));
+        }
+        narrow_2[..count + GUARD].fill(77);
+        kernel.project(a, columns, &q, bases, &mut narrow_2[..count]);
+        if let Some(at) = same(narrow_2, narrow, count, 77) {
+            return Err(fail(operations[1], at));
+        }
+        if n.is_multiple_of(2) {
+            hidden_2[..count / 2 + GUARD].fill(77);
+            kernel.gated(a, columns, &q, bases, gate_shift, &mut b.scratch[..count], &mut hidden_2[..count / 2]);
+            if let Some(at) = same(hidden_2, hidden, count / 2, 77) {
+                return Err(fail(operations[2], at));
+            }
         }
     }
-    Ok(4)
+    Ok(if n.is_multiple_of(2) { 6 } else { 4 })
 }
 
 fn elements(b: &mut Buffers, v: &mut Values, kernel: Kernel, round: usize) -> Result<usize, Difference> {

@@ -63,6 +63,12 @@ impl<'a> Columns<'a> {
         (&self.weights[self.first.min(self.weights.len())..], self.stride)
     }
 
+    /// The same block with what [`Kernel::pack`] made of it.
+    #[must_use]
+    pub const fn with_packed(self, packed: &'a [i32]) -> Self {
+        Self { packed, ..self }
+    }
+
     /// The packed form, empty if there is none.
     #[must_use]
     pub const fn packed(&self) -> &'a [i32] {
@@ -268,6 +274,18 @@ impl Kernel {
     #[must_use]
     pub fn best() -> Self {
         Self::available().last().unwrap_or(Self::REFERENCE)
+    }
+
+    /// The fastest kernel of this CPU that needs no packed weights. `armv7em` has a loop for them and one for the file's own.
+    #[must_use]
+    pub fn best_in_place() -> Self {
+        match Self::best().0 {
+            #[cfg(hrm_isa = "dsp")]
+            Isa::Armv7em => Self(Isa::Armv7em),
+            #[cfg(hrm_isa = "rv32im")]
+            Isa::Rv32im => Self(Isa::Rv32im),
+            _ => Self(Isa::Scalar),
+        }
     }
 
     /// The kernel of this name, if this CPU can execute it.

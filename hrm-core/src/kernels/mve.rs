@@ -103,7 +103,7 @@ impl Tile for Helium {
     }
 
     #[inline(always)]
-    fn dot(input: &[i8], w: &Columns<'_>, first: usize, panels: usize, sums: &mut [i32]) {
+    fn dot(input: &[i8], w: &Columns<'_>, _rows: usize, first: usize, panels: usize, sums: &mut [i32]) {
         let (weights, stride) = Self::weights(w);
         let steps = w.k.div_ceil(STEP);
         // Whole panels, then the last channel alone (its sums stand twice).

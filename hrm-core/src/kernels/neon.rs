@@ -66,7 +66,7 @@ impl Tile for Sdot {
     }
 
     #[inline(always)]
-    fn dot(input: &[i32], w: &Columns<'_>, first: usize, panels: usize, sums: &mut [i32]) {
+    fn dot(input: &[i32], w: &Columns<'_>, _rows: usize, first: usize, panels: usize, sums: &mut [i32]) {
         let quads = w.k.div_ceil(QUAD);
         let input = &input[..ROWS * quads];
         let weights = w.packed()[first * quads..].chunks_exact(CHANNELS * quads);

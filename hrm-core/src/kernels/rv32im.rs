@@ -33,7 +33,7 @@ impl Tile for Multiplier {
     }
 
     #[inline(always)]
-    fn dot(input: &[i8], w: &Columns<'_>, first: usize, panels: usize, sums: &mut [i32]) {
+    fn dot(input: &[i8], w: &Columns<'_>, _rows: usize, first: usize, panels: usize, sums: &mut [i32]) {
         let input = &input[..SIDE * w.k];
         for (p, sums) in sums.as_chunks_mut::<{ SIDE * SIDE }>().0.iter_mut().take(panels).enumerate() {
             // Channels behind the last are the last again: their sums are not looked at.

@@ -52,7 +52,7 @@ impl Tile for Vectors {
     }
 
     #[inline(always)]
-    fn dot(input: &[i8], w: &Columns<'_>, first: usize, panels: usize, sums: &mut [i32]) {
+    fn dot(input: &[i8], w: &Columns<'_>, _rows: usize, first: usize, panels: usize, sums: &mut [i32]) {
         let words = CHANNELS * w.k / 2;
         let weights = &w.packed()[first / CHANNELS * words..][..panels * words];
         let (input, sums) = (&input[..ROWS * w.k], &mut sums[..panels * ROWS * CHANNELS]);

@@ -28,7 +28,7 @@ impl Tile for Scalar {
     }
 
     #[inline(always)]
-    fn dot(input: &[i8], w: &Columns<'_>, first: usize, panels: usize, sums: &mut [i32]) {
+    fn dot(input: &[i8], w: &Columns<'_>, _rows: usize, first: usize, panels: usize, sums: &mut [i32]) {
         for (p, sums) in sums.chunks_exact_mut(SIDE * SIDE).take(panels).enumerate() {
             // Channels behind the last are the last again: their sums are not looked at.
             let row = |c: usize| w.row((first + p * SIDE + c).min(w.n - 1));

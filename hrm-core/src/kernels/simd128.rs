@@ -35,7 +35,7 @@ impl Tile for Simd128 {
     }
 
     #[inline(always)]
-    fn dot(input: &[i32], w: &Columns<'_>, first: usize, panels: usize, sums: &mut [i32]) {
+    fn dot(input: &[i32], w: &Columns<'_>, _rows: usize, first: usize, panels: usize, sums: &mut [i32]) {
         let pairs = w.k.div_ceil(2);
         let input = &input.as_chunks::<SIDE>().0[..pairs];
         let weights = w.packed()[first * pairs..].chunks_exact(SIDE * pairs);

@@ -54,8 +54,9 @@ pub(super) trait Tile {
     /// Arranges `rows` (at most [`Tile::ROWS`] rows of `k` values, at least one).
     fn arrange(rows: &[i8], k: usize, out: &mut [Self::Input]);
 
-    /// Adds the products of `panels` panels from channel `first` on to `sums`, which are `[panels][ROWS][CHANNELS]`.
-    fn dot(input: &[Self::Input], w: &Columns<'_>, first: usize, panels: usize, sums: &mut [i32]);
+    /// Adds the products of `panels` panels from channel `first` on to `sums`, which are `[panels][ROWS][CHANNELS]`; those of rows behind the
+    /// first `rows` are of no account.
+    fn dot(input: &[Self::Input], w: &Columns<'_>, rows: usize, first: usize, panels: usize, sums: &mut [i32]);
 
     /// `sums[row of every panel] = bias + bases` of the `n` channels from `first` on; what stands behind the last channel is of no account.
     #[inline(always)]
@@ -141,7 +142,7 @@ pub(super) fn hidden<T: Tile + ?Sized>(
     gate_shift: u32,
     out: &mut [i8],
 ) {
-    let lines = &SILU_LINES[gate_shift as usize];
+    let lines = &LINES[gate_shift as usize];
     let (gates, ups) = sums.split_at(MOST_SUMS);
     let mults = gate_mult.as_chunks::<4>().0.iter().zip(up_mult.as_chunks::<4>().0);
     let panels = gates.chunks_exact(T::ROWS * T::CHANNELS).zip(ups.chunks_exact(T::ROWS * T::CHANNELS));
@@ -192,13 +193,34 @@ pub(super) static SILU_LINES: [[[i32; 2]; 64]; 5] = {
     lines
 };
 
+/// `silu` of a gate `g` of gate shift `k` as lines: `(line[0] + line[1] * g) >> (11 + k)` with line `64 + ((g << k) >> 7)`, clamped to 0 to
+/// 127. They are [`SILU_LINES`] for both signs, in units of `g` itself, and with the positive gate in the slope; the pieces meet where they
+/// end, so that it does not matter on which side of a negative gate's end the line is.
+pub(super) static LINES: [[[i32; 2]; 128]; 5] = {
+    let mut lines = [[[0; 2]; 128]; 5];
+    let mut k = 0;
+    while k < 5 {
+        let mut i = 0;
+        while i < 64 {
+            let [mut start, mut slope] = SILU_LINES[k][i];
+            if i == 63 {
+                // Gates over the end have the last piece too, which gives one value all along.
+                [start, slope] = [start + slope * (63 * 128), 0];
+            }
+            lines[k][64 + i] = [start, (slope + 2048) << k];
+            lines[k][63 - i] = [start, -(slope << k)];
+            i += 1;
+        }
+        k += 1;
+    }
+    lines
+};
+
 /// [`reference::glu`] for a gate and an up of 16 bits; `shift` is at most 4.
 #[inline(always)]
-pub(super) fn glu(gate: i32, up: i32, shift: u32, lines: &[[i32; 2]; 64]) -> i8 {
-    // Where `|g| << shift` is over the end of the table, its last piece gives one value whatever the low bits are.
-    let t = (((gate ^ (gate >> 31)) - (gate >> 31)) << shift).clamp(0, 8191);
-    let [start, slope] = lines[(t >> 7) as usize & 63];
-    let silu = (gate & !(gate >> 31)) + ((start + slope * t) >> (11 + shift));
+pub(super) fn glu(gate: i32, up: i32, shift: u32, lines: &[[i32; 2]; 128]) -> i8 {
+    let [start, slope] = lines[((gate >> (7 - shift)).clamp(-64, 63) + 64) as usize];
+    let silu = (start + slope * gate) >> (11 + shift);
     reference::sat8((silu * up + (1 << 14)) >> 15)
 }
 
@@ -289,7 +311,7 @@ fn accumulators<T: Tile>(
             }
         }
     }
-    T::dot(input, w, first, panels, sums);
+    T::dot(input, w, rows, first, panels, sums);
 }
 
 /// `out[r][n] = sum_k a[r][k] * w[n][k]`.
@@ -360,4 +382,24 @@ pub(super) fn gated<T: Tile>(
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every gate of every unit, with ups that show each bit of its silu.
+    #[test]
+    fn lines_give_what_reference_gives() {
+        for shift in 0..5 {
+            for gate in i16::MIN..=i16::MAX {
+                for up in [i16::MIN, -129, 1, 517, i16::MAX] {
+                    let found = glu(gate.into(), up.into(), shift, &LINES[shift as usize]);
+                    assert_eq!(found, reference::glu(gate, up, shift), "gate {gate}, up {up}, shift {shift}");
+                }
+                let [start, slope] = LINES[shift as usize][((i32::from(gate) >> (7 - shift)).clamp(-64, 63) + 64) as usize];
+                assert_eq!((start + slope * i32::from(gate)) >> (11 + shift), i32::from(reference::silu(gate, shift)), "{gate} {shift}");
+            }
+        }
+    }
 }

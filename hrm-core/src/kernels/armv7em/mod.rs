@@ -1,0 +1,249 @@
+//! Cortex-M4, M7 and M33: `SMLAD`, two products an instruction, bit-identical to [`super::reference`].
+//!
+//! Two tiles. With packed weights (pairs of 16-bit values, `[N / 4][K / 2][4]` words) 2 rows by 4 channels: eight accumulators, two
+//! activations and two weights fill the fourteen registers there are, and the inner loop loads and multiplies and does nothing else, 3
+//! `LDM` and 8 `SMLAD` for 16 products. Without a packed form 4 rows by 1 channel: weights are widened where they are used, `SXTB16` for the even
+//! and for the odd columns of four, and the activations are arranged in that order; 25 instructions for 32 products.
+#![allow(unsafe_code)]
+
+mod dot;
+mod elements;
+mod panels;
+
+use core::mem::MaybeUninit;
+
+use super::tiled::{self, LINES, MOST_COLUMNS, MOST_SUMS, Tile};
+use super::{Bases, Columns, Requant, scalar};
+
+pub use super::reference::glu_rows;
+pub use super::tiled::{pack_pairs as pack, pair_words as packed_words};
+pub use elements::{add_norm, group_sums, view8_slice};
+
+/// Channels whose sums the loops over rows of sums take at a time.
+const FOUR: usize = 4;
+
+/// `[K / 2][2 rows]` pairs; with weights in place `[K / 4][2][4 rows]`, of the even and of the odd columns.
+struct Smlad<const IN_PLACE: bool>;
+
+impl<const IN_PLACE: bool> Tile for Smlad<IN_PLACE> {
+    const ROWS: usize = if IN_PLACE { 4 } else { 2 };
+    const CHANNELS: usize = if IN_PLACE { 1 } else { FOUR };
+    type Input = i32;
+    /// Two packed rows, or four in place of half as many columns.
+    type Buffer = [i32; MOST_COLUMNS];
+    const BUFFER: Self::Buffer = [0; MOST_COLUMNS];
+
+    #[inline(always)]
+    fn clear_input(buffer: &mut MaybeUninit<Self::Buffer>) -> &mut Self::Buffer {
+        Self::clear_sums(buffer)
+    }
+
+    #[inline(always)]
+    fn clear_sums<const N: usize>(buffer: &mut MaybeUninit<[i32; N]>) -> &mut [i32; N] {
+        const { assert!(N % 32 == 0 && N > 0 && MOST_SUMS % 32 == 0) }
+        // SAFETY: the buffer has `N` words, a multiple of 32 that is not 0; after the call all of them are initialised.
+        unsafe {
+            panels::clear_words(buffer.as_mut_ptr().cast(), N / 32);
+            buffer.assume_init_mut()
+        }
+    }
+
+    #[inline(always)]
+    fn zero(sums: &mut [i32], panels: usize) {
+        let blocks = (panels * Self::ROWS * Self::CHANNELS).div_ceil(32).min(sums.len() / 32);
+        if blocks > 0 {
+            // SAFETY: so many words are there, as was just seen.
+            unsafe { panels::clear_words(sums.as_mut_ptr(), blocks) }
+        }
+    }
+
+    fn ready(w: &Columns<'_>) -> bool {
+        if IN_PLACE {
+            w.k > 0 && w.n > 0 && w.k <= MOST_COLUMNS / 2 && w.k.is_multiple_of(4) && w.n.is_multiple_of(FOUR)
+        } else {
+            w.k > 0 && w.packed().len() >= packed_words(w.n, w.k)
+        }
+    }
+
+    #[inline(always)]
+    fn arrange(rows: &[i8], k: usize, out: &mut [i32]) {
+        if IN_PLACE {
+            // Places of missing rows keep what they had: their sums are not looked at.
+            for (r, row) in rows.chunks_exact(k).enumerate() {
+                for (to, &quad) in out[r..].chunks_mut(2 * Self::ROWS).zip(row.as_chunks::<4>().0) {
+                    let [even, odd] = elements::even_odd(quad);
+                    (to[0], to[Self::ROWS]) = (even as i32, odd as i32);
+                }
+            }
+            return;
+        }
+        // A missing second row is the first again: its sums are not looked at.
+        let (first, second) = rows.split_at(k);
+        let second = if second.len() < k { first } else { second };
+        let (out, rest) = out.split_at_mut(k / 4 * 4);
+        let quads = first.as_chunks::<4>().0.iter().zip(second.as_chunks::<4>().0);
+        for (to, (&a, &b)) in out.as_chunks_mut::<4>().0.iter_mut().zip(quads) {
+            let ([a0, a1], [b0, b1]) = (elements::widen(a), elements::widen(b));
+            *to = [a0 as i32, b0 as i32, a1 as i32, b1 as i32];
+        }
+        let tail = first[k / 4 * 4..].chunks(2).zip(second[k / 4 * 4..].chunks(2));
+        for (to, (a, b)) in rest.chunks_exact_mut(2).zip(tail) {
+            let pair = |p: &[i8]| tiled::pair_of(p[0], p.get(1).copied().unwrap_or(0));
+            to.copy_from_slice(&[pair(a), pair(b)]);
+        }
+    }
+
+    #[inline(always)]
+    fn dot(input: &[i32], w: &Columns<'_>, rows: usize, first: usize, panels: usize, sums: &mut [i32]) {
+        let sums = &mut sums[..panels * Self::ROWS * Self::CHANNELS];
+        if panels == 0 || w.k == 0 {
+            return;
+        }
+        if IN_PLACE {
+            let (weights, stride) = w.in_place();
+            let (input, weights) = (&input[..2 * w.k], &weights[first * stride..(first + panels - 1) * stride + w.k]);
+            let what = dot::InPlace {
+                sums: sums.as_mut_ptr(),
+                input: input.as_ptr(),
+                weights: weights.as_ptr(),
+                step: stride - w.k,
+                k: w.k,
+                channels: panels,
+            };
+            let aligned = w.k.is_multiple_of(8) && stride.is_multiple_of(4) && weights.as_ptr().addr().is_multiple_of(4);
+            // SAFETY: the slices were just cut to what is read and written: sums of `panels` channels, `k` columns of four rows, `k` weights of
+            // each channel, `stride` bytes from one to the next; `k` and `panels` are not 0, `k` is a multiple of 4 (`ready`).
+            unsafe {
+                match (aligned, rows) {
+                    (true, 1) => dot::dot_in_place::<true, 1>(&what),
+                    (true, 2) => dot::dot_in_place::<true, 2>(&what),
+                    (true, _) => dot::dot_in_place::<true, 4>(&what),
+                    (false, 1) => dot::dot_in_place::<false, 1>(&what),
+                    (false, 2) => dot::dot_in_place::<false, 2>(&what),
+                    (false, _) => dot::dot_in_place::<false, 4>(&what),
+                }
+            }
+        } else {
+            let pairs = w.k.div_ceil(2);
+            let weights = &w.packed()[first / FOUR * FOUR * pairs..][..panels * FOUR * pairs];
+            let input = &input[..2 * pairs];
+            // SAFETY: the slices were just cut to what the loop reads and writes: `pairs` pairs of two rows, `panels` panels of `pairs`
+            // times four words, eight sums a panel; it runs for at least one of each.
+            unsafe { dot::dot_panels(sums.as_mut_ptr(), input.as_ptr(), weights.as_ptr(), pairs, panels) }
+        }
+    }
+
+    #[inline(always)]
+    fn begin(sums: &mut [i32], row: usize, bias: &[i32], bases: &[&[i32]]) {
+        let n = bias.len();
+        let whole = fours_in::<IN_PLACE>(sums, row, n).filter(|_| bases.iter().all(|b| b.len() >= n));
+        let first = row * Self::CHANNELS;
+        match (bases, whole) {
+            (&[a, b, c, d], Some(fours)) => {
+                let bases = [a, b, c, d].map(<[i32]>::as_ptr);
+                // SAFETY: bias and bases have `n` elements, the row's sums are there for as many: all just checked.
+                unsafe { panels::begin_panels::<IN_PLACE>(sums[first..].as_mut_ptr(), bias.as_ptr(), bases.as_ptr(), fours) }
+            }
+            // SAFETY: as above, without bases.
+            ([], Some(fours)) => unsafe { panels::spread_panels::<IN_PLACE>(bias.as_ptr(), sums[first..].as_mut_ptr(), fours) },
+            _ => {
+                let whole = sums[first..].chunks_mut(Self::ROWS * Self::CHANNELS);
+                for (p, (sums, bias)) in whole.zip(bias.chunks(Self::CHANNELS)).enumerate() {
+                    for (c, (sum, &bias)) in sums.iter_mut().zip(bias).enumerate() {
+                        *sum = bases.iter().fold(bias, |sum, base| sum + base[p * Self::CHANNELS + c]);
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn copy(sums: &[i32], row: usize, out: &mut [i32]) {
+        match fours_in::<IN_PLACE>(sums, row, out.len()) {
+            // SAFETY: `fours_in` has seen that the row's sums are there for all of `out`.
+            Some(fours) => unsafe { panels::copy_panels::<IN_PLACE>(first_of::<IN_PLACE>(sums, row), out.as_mut_ptr(), fours) },
+            None => tiled::copy::<Self>(sums, row, out),
+        }
+    }
+
+    #[inline(always)]
+    fn narrow(sums: &[i32], row: usize, shift: u32, mult: &[i32], out: &mut [i16]) {
+        match fours_in::<IN_PLACE>(sums, row, out.len()) {
+            // SAFETY: `fours_in` has seen that the row's sums are there for all of `out`; `mult` is as long.
+            Some(fours) if mult.len() == out.len() => unsafe {
+                let sums = first_of::<IN_PLACE>(sums, row);
+                panels::narrow_panels::<IN_PLACE>(sums, mult.as_ptr(), out.as_mut_ptr(), shift, fours);
+            },
+            _ => tiled::narrow::<Self>(sums, row, shift, mult, out),
+        }
+    }
+
+    #[inline(always)]
+    fn hidden(sums: &[i32; 2 * MOST_SUMS], row: usize, shift: u32, mults: [&[i32]; 2], gate_shift: u32, out: &mut [i8]) {
+        match fours_in::<IN_PLACE>(&sums[..MOST_SUMS], row, out.len()) {
+            Some(fours) if mults.iter().all(|m| m.len() == out.len()) => {
+                let (sums, mults, out) = (first_of::<IN_PLACE>(sums, row), mults.map(<[i32]>::as_ptr), out.as_mut_ptr());
+                let lines = LINES[gate_shift as usize].as_ptr();
+                let what = panels::Hidden { sums, mults, out, shift, lines, fours };
+                let run = match gate_shift {
+                    0 => panels::hidden_panels::<IN_PLACE, 0>,
+                    1 => panels::hidden_panels::<IN_PLACE, 1>,
+                    2 => panels::hidden_panels::<IN_PLACE, 2>,
+                    3 => panels::hidden_panels::<IN_PLACE, 3>,
+                    _ => panels::hidden_panels::<IN_PLACE, 4>,
+                };
+                // SAFETY: `fours_in` has seen that the sums of the row's gates are there for all of `out`, and those of the ups stand
+                // `MOST_SUMS` behind them; both multipliers are as long as `out`; the lines are those of the function's shift.
+                unsafe { run(&what) }
+            }
+            _ => tiled::hidden::<Self>(sums, row, shift, mults, gate_shift, out),
+        }
+    }
+}
+
+/// How many whole fours make `n` channels of row `row`; `None` if their sums are not all there, or `n` is no multiple of four.
+#[inline(always)]
+fn fours_in<const IN_PLACE: bool>(sums: &[i32], row: usize, n: usize) -> Option<usize> {
+    let rows = Smlad::<IN_PLACE>::ROWS;
+    let there = n > 0 && n.is_multiple_of(FOUR) && row < rows && sums.len() >= n * rows;
+    there.then_some(n / FOUR)
+}
+
+/// Where the sums of row `row` start.
+#[inline(always)]
+fn first_of<const IN_PLACE: bool>(sums: &[i32], row: usize) -> *const i32 {
+    sums[row * Smlad::<IN_PLACE>::CHANNELS..].as_ptr()
+}
+
+/// `out[r][n] = sum_k a[r][k] * w[n][k]`.
+pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
+    if Smlad::<false>::ready(w) {
+        tiled::accumulate::<Smlad<false>>(a, w, out);
+    } else if Smlad::<true>::ready(w) {
+        tiled::accumulate::<Smlad<true>>(a, w, out);
+    } else {
+        scalar::accumulate(a, w, out);
+    }
+}
+
+/// `out[r][n] = requant(W a + bases + bias)`.
+pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) {
+    if Smlad::<false>::ready(w) {
+        tiled::project::<Smlad<false>>(a, w, q, bases, out);
+    } else if Smlad::<true>::ready(w) {
+        tiled::project::<Smlad<true>>(a, w, q, bases, out);
+    } else {
+        scalar::project(a, w, q, bases, out);
+    }
+}
+
+/// [`project`], then the hidden values of the gated MLP.
+pub fn gated(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, shift: u32, gate_up: &mut [i16], out: &mut [i8]) {
+    if Smlad::<false>::ready(w) {
+        tiled::gated::<Smlad<false>>(a, w, q, bases, shift, gate_up, out);
+    } else if Smlad::<true>::ready(w) && w.n.is_multiple_of(2 * FOUR) {
+        tiled::gated::<Smlad<true>>(a, w, q, bases, shift, gate_up, out);
+    } else {
+        scalar::gated(a, w, q, bases, shift, gate_up, out);
+    }
+}
