@@ -15,4 +15,5 @@ pub mod quantize;
 pub mod queue;
 pub mod run_config;
 pub mod spec;
+pub mod teacher;
 pub mod train;

@@ -255,6 +255,13 @@ section! {
         /// Hierarchical supervision weighting (CGAR): the loss of a puzzle's segment `t` counts in proportion to this to the power `t - 1`, scaled
         /// so that the mean over `halt_max_steps` segments is 1; above 0 to 1, 1: all segments count the same.
         supervision_decay: f64 = 1.0,
+        /// Distillation: a trained model (a run folder or a `.safetensors`) whose answers are part of the target; empty: none. Relative to the
+        /// working directory.
+        teacher: String = String::new(),
+        /// Share of the target that is the teacher's answer and not the label, 0 to 1.
+        teacher_share: f64 = 0.5,
+        /// Segments after which the teacher answers.
+        teacher_segments: usize = 16,
         /// Weight of the halting loss; 0: no Q head, rows stay for `halt_max_steps`.
         q_weight: f64 = 0.1,
         /// Segments after which a row gets a new puzzle at the latest.
@@ -344,8 +351,10 @@ impl RunConfig {
         for paths in [&mut config.data.train, &mut config.data.meta, &mut config.data.exclude_meta] {
             *paths = paths.without_folders();
         }
-        if let Some(name) = Path::new(&config.train.init).file_name() {
-            config.train.init = name.to_string_lossy().into_owned();
+        for path in [&mut config.train.init, &mut config.train.teacher] {
+            if let Some(name) = Path::new(path).file_name() {
+                *path = name.to_string_lossy().into_owned();
+            }
         }
         config
     }
@@ -542,6 +551,8 @@ impl RunConfig {
             count(&format!("train.depth[{i}].l_cycles"), u64::from(l_cycles), 1, u64::from(self.model.l_cycles))?;
             before = until;
         }
+        number("train.teacher_share", t.teacher_share, 0.0, 1.0)?;
+        count("train.teacher_segments", t.teacher_segments as u64, 1, 100_000)?;
         number("train.supervision_decay", t.supervision_decay, f64::MIN_POSITIVE, 1.0)?;
         count("train.steps", t.steps, 1, 1 << 40)?;
         count("train.batch", t.batch as u64, 1, 65_536)?;
@@ -683,7 +694,7 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        let cases: [(&str, &[&str], &[&str]); 19] = [
+        let cases: [(&str, &[&str], &[&str]); 21] = [
             ("[data]\ngenerate = { n = 10 }\n[train]\nlearning_rate = 1", &[], &["learning_rate", "line 4"]),
             ("[trian]\nlr = 1", &[], &["trian", "line 1"]),
             ("[train]\nlr = \"x\"", &[], &["line 2"]),
@@ -705,6 +716,8 @@ mod tests {
             (MINIMAL, &["train.depth=[{until=0.5,h_cycles=1,cycles=1}]"], &["cycles"]),
             (MINIMAL, &["train.depth=3"], &["train", "sequence"]),
             (MINIMAL, &["train.supervision_decay=0.0"], &["train.supervision_decay is 0"]),
+            (MINIMAL, &["train.teacher_share=1.5"], &["train.teacher_share is 1.5"]),
+            (MINIMAL, &["train.teacher_segments=0"], &["train.teacher_segments is 0"]),
             (MINIMAL, &["data.easier_first=-1"], &["-1"]),
             ("", &[], &["no training data"]),
         ];

@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::checkpoint::{self, Checkpoints, write_atomic};
 use crate::data::rng::{below, generator, mix, unit};
 use crate::data::{PuzzleSet, Sampler, SamplerOptions};
-use crate::engine::{Course, Engine, RowOutcome};
+use crate::engine::{Advice, Course, Engine, RowOutcome};
 use crate::evaluate::{self, HoldoutScore};
 use crate::model_file::{DataRecord, FloatModel, TrainingRecord, build_engine};
 use crate::monitor::{Metrics, Progress, Window, write_report};
@@ -26,6 +26,7 @@ use crate::quantize::weights::NetWeights;
 use crate::quantize::{self, QuantizeOptions};
 use crate::run_config::RunConfig;
 use crate::spec::ModelSpec;
+use crate::teacher::Teacher;
 
 /// Streams of the seed, so that the same counter means another number in each.
 const SAMPLER: u64 = 1;
@@ -117,6 +118,8 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
         "{} puzzles to train on, {} held out to choose the checkpoint, {} dropped",
         puzzles.record.train, puzzles.record.holdout, puzzles.record.dropped
     );
+    let mut teacher = Teacher::load(config, &spec)?;
+    let mut advice = Vec::new();
     let mut engine = first_engine(config, &spec, &puzzles.train)?;
 
     let mut run = Position {
@@ -130,7 +133,7 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
         window: Window::default(),
     };
     if start.resume && checkpoints.exists() {
-        run = resume(&checkpoints, config, &puzzles.record, engine.as_mut(), start.accept_changes)?;
+        (run, advice) = resume(&checkpoints, config, &puzzles.record, engine.as_mut(), start.accept_changes)?;
         eprintln!("resumed at step {} of {}", run.step, config.train.steps);
     } else if start.resume {
         eprintln!("{} holds no checkpoint yet: starting from the beginning", folder.display());
@@ -158,6 +161,16 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
         sampler.draw(row.draw, &mut inputs[b * tokens..][..tokens], &mut labels[b * tokens..][..tokens])?;
     }
 
+    if let Some(teacher) = &mut teacher {
+        let expected = t.batch * tokens * teacher.symbols();
+        ensure!(
+            advice.len() == expected || run.step == 0,
+            "the checkpoint holds {} of the teacher's probabilities, expected {expected}: a teacher cannot be given within a run",
+            advice.len()
+        );
+        advice.resize(expected, 0.0);
+    }
+
     let mut progress = Progress::new(run.seconds, t.steps, tokens);
     let mut checkpointed = Instant::now();
     let end = start.stop_after.map_or(t.steps, |s| s.min(t.steps));
@@ -173,12 +186,17 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
             }
         }
 
+        if let Some(teacher) = &mut teacher {
+            teacher.advise(&reset, &run.rows.iter().map(|row| row.draw).collect::<Vec<_>>(), &inputs, &mut advice)?;
+        }
+
         let lr = config.learning_rate(run.step);
         if !supervision.is_empty() {
             weights.clear();
             weights.extend(run.rows.iter().map(|row| supervision[(row.steps as usize).min(supervision.len() - 1)]));
         }
-        let course = Course { depth: config.depth(run.step), weights: &weights };
+        let teacher = teacher.as_ref().map(|_| Advice { probabilities: &advice, share: t.teacher_share });
+        let course = Course { depth: config.depth(run.step), weights: &weights, teacher };
         let outcomes = engine.train_course(&inputs, &labels, &reset, &course, lr).with_context(|| {
             format!("training stopped in step {}; the last checkpoint (step {saved}) in {} is still valid", run.step + 1, folder.display())
         })?;
@@ -227,7 +245,11 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
         let by_time = c.seconds > 0.0 && checkpointed.elapsed().as_secs_f64() >= c.seconds;
         let out_of_time = start.seconds.is_some_and(|limit| begun.elapsed().as_secs_f64() >= limit);
         if run.step == end || out_of_time || by_steps || by_time {
-            checkpoints.save(&run, &engine.state())?;
+            let mut state = engine.state();
+            if teacher.is_some() {
+                state.insert(ADVICE.to_owned(), (vec![t.batch, advice.len() / t.batch], advice.clone()));
+            }
+            checkpoints.save(&run, &state)?;
             saved = run.step;
             checkpointed = Instant::now();
         }
@@ -266,15 +288,18 @@ fn first_engine(config: &RunConfig, spec: &ModelSpec, train: &PuzzleSet) -> anyh
     Ok(engine)
 }
 
-/// Reads the last checkpoint into the engine; refuses if config or data decide other weights.
+/// Name of the teacher's probabilities of the batch in a checkpoint.
+const ADVICE: &str = "teacher";
+
+/// Reads the last checkpoint into the engine, and the teacher's probabilities if it has any; refuses if config or data decide other weights.
 fn resume(
     checkpoints: &Checkpoints,
     config: &RunConfig,
     data: &DataRecord,
     engine: &mut dyn Engine,
     accept_changes: bool,
-) -> anyhow::Result<Position> {
-    let (mut run, state) = checkpoints.load::<Position>()?;
+) -> anyhow::Result<(Position, Vec<f32>)> {
+    let (mut run, mut state) = checkpoints.load::<Position>()?;
     let changed = config.differences(&run.config)?;
     if !changed.is_empty() && !accept_changes {
         bail!("the config is not the one this run was started with: {}; --accept-changes goes on anyway", changed.join("; "));
@@ -298,7 +323,7 @@ fn resume(
     engine.restore(&state).context("the checkpoint does not fit to [model]")?;
     run.config = config.clone();
     run.data = data.clone();
-    Ok(run)
+    Ok((run, state.remove(ADVICE).map(|(_, values)| values).unwrap_or_default()))
 }
 
 /// Segments puzzle `draw` must have: with probability `halt_exploration` U{2..halt_max_steps}, else none.

@@ -295,6 +295,29 @@ fn curricula_resume_exactly_and_each_of_them_matters() {
 }
 
 #[test]
+fn a_student_of_a_teacher_resumes_exactly_and_learns_its_answers() {
+    let teacher = Run::new();
+    teacher.finish(&[]);
+    let named = format!("train.teacher={}", teacher.out().display());
+    let sets =
+        [named.as_str(), "train.teacher_share=1.0", "train.teacher_segments=4", "train.steps=120", "model.channels=8", "train.batch=7"];
+    let arguments: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    let with = |more: &[&'static str]| [arguments.as_slice(), more].concat();
+    let (whole, parts, alone) = (Run::new(), Run::new(), Run::new());
+    whole.finish(&arguments);
+    parts.finish(&with(&["--stop-after", "50"]));
+    parts.finish(&with(&["--resume", "--stop-after", "51"]));
+    parts.finish(&with(&["--resume"]));
+    assert_same(&whole, &parts);
+    alone.finish(&with(&["--set", "train.teacher_share=0.0"]));
+    assert!(whole.weights() != alone.weights(), "the teacher changes nothing");
+
+    let output = Run::new().command(&with(&["--set", "task.size=6"])).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("answers 16 cells with 6 tokens, expected 36 with 8"), "{}", stderr(&output));
+}
+
+#[test]
 fn fine_tuning_with_roundings_resumes_exactly_and_keeps_the_architecture() {
     let base = Run::new();
     base.finish(&["--stop-after", "90"]);

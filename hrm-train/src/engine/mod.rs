@@ -106,16 +106,33 @@ pub struct Course<'a> {
     pub depth: Option<Depth>,
     /// Factor of each row's loss, `[batch]`; empty: 1.
     pub weights: &'a [f32],
+    /// What a teacher answers; `None`: the labels alone count.
+    pub teacher: Option<Advice<'a>>,
+}
+
+/// What a teacher answers: the loss is the cross entropy against `(1 - share) * label + share * probabilities`.
+#[derive(Clone, Copy, Debug)]
+pub struct Advice<'a> {
+    /// Probabilities of the symbols, `[batch, S, F]` with fields, else `[batch, S, vocab]`.
+    pub probabilities: &'a [f32],
+    /// Its share of the target, 0 to 1.
+    pub share: f64,
 }
 
 impl Course<'_> {
     /// # Errors
-    /// The weights are not `batch` finite numbers of 0 or more, or the depth is none of this model.
+    /// The weights are not `batch` finite numbers of 0 or more, the depth is none of this model, or the teacher's answers have another size.
     fn check(&self, config: &hrm_core::Config, batch: usize) -> anyhow::Result<()> {
         let found = self.weights.len();
         anyhow::ensure!(found == 0 || found == batch, "weights: {found} values, expected {batch} for a batch of {batch}");
         if let Some(b) = self.weights.iter().position(|w| !(0.0..=f32::MAX).contains(w)) {
             anyhow::bail!("weights: {} in batch row {b}, expected a number of 0 or more", self.weights[b]);
+        }
+        if let Some(Advice { probabilities, share }) = self.teacher {
+            let symbols = if config.fields > 1 { config.fields } else { config.vocab };
+            let (found, expected) = (probabilities.len(), batch * usize::from(config.tokens) * usize::from(symbols));
+            anyhow::ensure!(found == expected, "teacher: {found} probabilities, expected {expected} for a batch of {batch}");
+            anyhow::ensure!((0.0..=1.0).contains(&share), "teacher: a share of {share}, expected 0 to 1");
         }
         self.depth.map_or(Ok(()), |depth| depth.check(config))
     }

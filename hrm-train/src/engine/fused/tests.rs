@@ -6,7 +6,7 @@ use super::loss::Target;
 use super::reference::{Carry as PlainCarry, Reference, Update};
 use super::segment::{Carry, Net, Workspace};
 use super::*;
-use crate::engine::{Course, Depth, Engine, Gradient, Loss, OptimizerKind};
+use crate::engine::{Advice, Course, Depth, Engine, Gradient, Loss, OptimizerKind};
 use crate::spec::Grouping;
 
 /// A 4x4 grid with rows, columns and, with fields, cells.
@@ -104,8 +104,15 @@ fn forward_is_the_reference_on_every_instruction_set() {
                 let mut found = vec![0; d.s];
                 let mut both = Carry { h: &mut h, l: &mut l };
                 let q = if train {
-                    net.train(&opts, &tokens, Target { labels: &labels, weight: 1.0 }, &mut both, &mut vec![0.0; d.grad_len], &mut ws)
-                        .q_halt
+                    net.train(
+                        &opts,
+                        &tokens,
+                        Target { labels: &labels, weight: 1.0, teacher: None },
+                        &mut both,
+                        &mut vec![0.0; d.grad_len],
+                        &mut ws,
+                    )
+                    .q_halt
                 } else {
                     let q = net.infer(&tokens, &mut both, &mut found, &mut ws);
                     assert_eq!(found, answer.tokens);
@@ -270,7 +277,7 @@ fn a_shallow_segment_is_that_of_a_shallow_model() {
         let (inputs, labels) = puzzles(5);
         let mut deep = awake(&full, &opts);
         let mut shallow = FusedEngine::from_weights(&small, &opts, &deep.weights()).unwrap();
-        let course = Course { depth: Some(depth), weights: &[] };
+        let course = Course { depth: Some(depth), ..Course::default() };
         // At full depth before and after: workspaces follow the depth.
         let mut twin = awake(&full, &opts);
         for engine in [&mut deep, &mut twin] {
@@ -281,7 +288,7 @@ fn a_shallow_segment_is_that_of_a_shallow_model() {
         assert_eq!(found, shallow.gradient(&inputs, &labels, &[false; 5], &Course::default()).unwrap());
         assert_ne!(found, twin.gradient(&inputs, &labels, &[false; 5], &Course::default()).unwrap());
         twin.restore(&deep.state()).unwrap();
-        let again = Course { depth: Some(Depth { h_cycles: 2, l_cycles: 2 }), weights: &[1.0; 5] };
+        let again = Course { depth: Some(Depth { h_cycles: 2, l_cycles: 2 }), weights: &[1.0; 5], teacher: None };
         assert_eq!(
             deep.gradient(&inputs, &labels, &[false; 5], &again).unwrap(),
             twin.gradient(&inputs, &labels, &[false; 5], &Course::default()).unwrap()
@@ -294,7 +301,8 @@ fn each_row_counts_by_its_weight() {
     let spec = spec(4, true, 16, Start::Random);
     let opts = options(5, Gradient::LastRecursion, Loss::Stablemax);
     let (inputs, labels) = puzzles(5);
-    let run = |weights: &[f32]| awake(&spec, &opts).gradient(&inputs, &labels, &[true; 5], &Course { depth: None, weights }).unwrap();
+    let run =
+        |weights: &[f32]| awake(&spec, &opts).gradient(&inputs, &labels, &[true; 5], &Course { weights, ..Course::default() }).unwrap();
     let weights = [0.5, 0.0, 2.0, 1.25, 3.0];
     let (outcomes, found) = run(&weights);
     let mut expected = vec![0.0; found.len()];
@@ -308,6 +316,32 @@ fn each_row_counts_by_its_weight() {
     }
     let error = relative(&found, &expected);
     assert!(error < 1e-5, "{error}");
+}
+
+#[test]
+fn a_teacher_is_a_mixture_of_labels() {
+    for (fields, loss) in [(4, Loss::Softmax), (1, Loss::Stablemax), (4, Loss::Stablemax)] {
+        let spec = spec(fields, true, 16, Start::Random);
+        let opts = options(2, Gradient::LastRecursion, loss);
+        let (inputs, labels) = puzzles(2);
+        let other: Vec<u8> = labels.iter().map(|&l| if l == 0 { 0 } else { 2 + (l - 1) % 4 }).collect();
+        // The halting loss asks whether the answer is right, which another label changes.
+        let opts = EngineOptions { q_weight: 0.0, ..opts };
+        let run = |labels: &[u8], teacher| {
+            awake(&spec, &opts).gradient(&inputs, labels, &[true; 2], &Course { teacher, ..Course::default() }).unwrap()
+        };
+        let (width, first) = if fields > 1 { (4, 2) } else { (6, 0) };
+        let mut probabilities = vec![0.0; 2 * 16 * width];
+        for (cell, &label) in probabilities.chunks_exact_mut(width).zip(&other) {
+            cell[usize::from(label).saturating_sub(first)] = 1.0;
+        }
+        let (outcomes, found) = run(&labels, Some(Advice { probabilities: &probabilities, share: 0.25 }));
+        let ((own, a), (_, b)) = (run(&labels, None), run(&other, None));
+        assert_eq!(outcomes, own);
+        let expected: Vec<f32> = a.iter().zip(&b).map(|(a, b)| 0.75 * a + 0.25 * b).collect();
+        let error = relative(&found, &expected);
+        assert!(error < 1e-5, "{error}");
+    }
 }
 
 fn noisy(threads: usize) -> EngineOptions {
@@ -432,6 +466,8 @@ fn bad_input_is_refused() {
     let mut course = |course: Course<'_>| engine.train_course(&inputs, &labels, &[true; 2], &course, 1e-3).unwrap_err().to_string();
     assert!(course(Course { weights: &[1.0; 3], ..Course::default() }).contains("weights: 3 values, expected 2"));
     assert!(course(Course { weights: &[1.0, f32::NAN], ..Course::default() }).contains("NaN in batch row 1"));
+    let advice = Advice { probabilities: &[0.25; 64], share: 0.5 };
+    assert!(course(Course { teacher: Some(advice), ..Course::default() }).contains("64 probabilities, expected 128"));
     let deep = Depth { h_cycles: 1, l_cycles: 3 };
     assert!(course(Course { depth: Some(deep), ..Course::default() }).contains("3 l_cycles, expected 1 to the model's 2"));
     let mut bad = |inputs: &[u8], labels: &[u8], reset: &[bool]| engine.train_segment(inputs, labels, reset, 1e-3).unwrap_err().to_string();
@@ -476,7 +512,7 @@ fn rounding_is_that_of_the_simulated_integer_network() {
             Net { isa: engine.isa, d, w: packed }.train(
                 &opts,
                 &tokens,
-                Target { labels: &labels, weight: 1.0 },
+                Target { labels: &labels, weight: 1.0, teacher: None },
                 &mut carry,
                 &mut vec![0.0; d.grad_len],
                 &mut ws,

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{bail, ensure};
 
 use super::layout::Packed;
-use super::loss::Target;
+use super::loss::{self, Target};
 use super::random::{Purpose, Stream};
 use super::rounding::BlockSteps;
 use super::segment::{Carry, Net, Workspace};
@@ -84,7 +84,7 @@ impl FusedEngine {
         self.segments += 1;
         let Self { isa, d, opts, seed, init, packed, carry_h, carry_l, workspaces, grads, .. } = self;
         let net = Net { isa: *isa, d, w: packed };
-        let state = d.r * d.cp;
+        let (state, answers) = (d.r * d.cp, d.s * loss::symbols(d));
         let mut outcomes = vec![RowOutcome::default(); batch];
         let jobs = carry_h
             .chunks_mut(CHUNK * state)
@@ -108,7 +108,9 @@ impl FusedEngine {
                     simd::add_normal(net.isa, carry.l, d.cp, d.c, stream, (d.r * d.c) as u64, opts.carry_noise as f32);
                 }
                 let cells = b * d.s..(b + 1) * d.s;
-                let target = Target { labels: &labels[cells.clone()], weight: course.weights.get(b).map_or(1.0, |&w| f64::from(w)) };
+                let advice = course.teacher.map(|t| (&t.probabilities[b * answers..(b + 1) * answers], t.share));
+                let weight = course.weights.get(b).map_or(1.0, |&w| f64::from(w));
+                let target = Target { labels: &labels[cells.clone()], weight, teacher: advice };
                 *outcome = net.train(opts, &inputs[cells], target, &mut carry, chunk.grad, ws);
             }
         });

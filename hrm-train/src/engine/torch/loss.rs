@@ -9,7 +9,7 @@ use crate::engine::Loss;
 pub(super) struct Losses {
     /// Cross entropy of each row averaged over its labelled cells, `[batch]`.
     pub cells: Tensor,
-    /// The same with the rows' factors, summed.
+    /// The same against the whole target, with the rows' factors, summed.
     pub weighted: Tensor,
     /// Labelled cells answered right, `[batch]` (i64).
     pub right: Tensor,
@@ -20,8 +20,17 @@ pub(super) struct Losses {
 }
 
 /// Loss of `logits` `[batch, S, classes]` and halt logits `[batch]` against labels `[batch, S]` (i64; 0 does not count).
-/// `first` is the token of class 0; `weights` `[batch]` are factors of the rows' losses.
-pub(super) fn losses(kind: Loss, logits: &Tensor, halt: &Tensor, labels: &Tensor, first: i64, weights: Option<&Tensor>) -> Answer<Losses> {
+/// `first` is the token of class 0; `weights` `[batch]` are factors of the rows' losses;
+/// `teacher`: probabilities `[batch, S, classes]`, and their share of the target.
+pub(super) fn losses(
+    kind: Loss,
+    logits: &Tensor,
+    halt: &Tensor,
+    labels: &Tensor,
+    first: i64,
+    weights: Option<&Tensor>,
+    teacher: Option<(&Tensor, f64)>,
+) -> Answer<Losses> {
     let counts = labels.f_gt(0)?;
     let targets = labels.f_sub_scalar(first)?.f_clamp_min(0)?;
     let logarithm = match kind {
@@ -29,16 +38,26 @@ pub(super) fn losses(kind: Loss, logits: &Tensor, halt: &Tensor, labels: &Tensor
         Loss::Stablemax => log_stablemax(&logits.f_to_kind(Kind::Double)?)?,
     };
     let picked = logarithm.f_gather(-1, &targets.f_unsqueeze(-1)?, false)?.f_squeeze_dim(-1)?;
-    let entropy = picked.f_neg()?.f_masked_fill(&counts.f_logical_not()?, 0.0)?;
+    let blank = counts.f_logical_not()?;
+    let entropy = picked.f_neg()?.f_masked_fill(&blank, 0.0)?;
     let number = counts.f_sum_dim_intlist(&[-1i64][..], false, Kind::Int64)?;
     let divisor = number.f_clamp_min(1)?.f_unsqueeze(-1)?;
-    let cells = entropy.f_div(&divisor)?.f_sum_dim_intlist(&[-1i64][..], false, entropy.f_kind()?)?;
+    let mean = |entropy: &Tensor| entropy.f_div(&divisor)?.f_sum_dim_intlist(&[-1i64][..], false, entropy.f_kind()?);
+    let cells = mean(&entropy)?;
 
     let answer = logits.f_argmax(-1, false)?.f_add_scalar(first)?;
     let right = answer.f_eq_tensor(labels)?.f_logical_and(&counts)?.f_sum_dim_intlist(&[-1i64][..], false, Kind::Int64)?;
     let exact = right.f_eq_tensor(&number)?;
     let halt = binary(halt, &exact.f_to_kind(Kind::Float)?, weights)?;
-    let weighted = weights.map_or_else(|| cells.f_alias(), |w| cells.f_mul(w))?.f_sum(cells.f_kind()?)?;
+    let whole = match teacher {
+        None => cells.f_alias()?,
+        Some((p, share)) => {
+            let entropy = logarithm.f_mul(p)?.f_sum_dim_intlist(&[-1i64][..], false, logarithm.f_kind()?)?.f_neg()?;
+            let advised = mean(&entropy.f_masked_fill(&blank, 0.0)?)?;
+            cells.f_mul_scalar(1.0 - share)?.f_add(&advised.f_mul_scalar(share)?)?
+        }
+    };
+    let weighted = weights.map_or_else(|| whole.f_alias(), |w| whole.f_mul(w))?.f_sum(whole.f_kind()?)?;
     Ok(Losses { cells, weighted, right, exact, halt })
 }
 

@@ -139,7 +139,12 @@ impl TorchEngine {
             [] => None,
             weights => Some(Tensor::f_from_slice(weights)?.f_to_device(net.device)?),
         };
-        let parts = losses(self.options.loss, &logits, &halt, &labels, net.first_token(), row_weights.as_ref())?;
+        let advice = match batch.course.teacher {
+            None => None,
+            Some(t) => Some((Tensor::f_from_slice(t.probabilities)?.f_reshape(logits.size())?.f_to_device(net.device)?, t.share)),
+        };
+        let advice = advice.as_ref().map(|(p, share)| (p, *share));
+        let parts = losses(self.options.loss, &logits, &halt, &labels, net.first_token(), row_weights.as_ref(), advice)?;
         let steps: Vec<u32> = self.steps.iter().zip(batch.reset).map(|(&s, &reset)| if reset { 1 } else { s.saturating_add(1) }).collect();
         let next = next.detach()?;
         let going_on = match &net.public {

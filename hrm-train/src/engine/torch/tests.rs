@@ -5,7 +5,7 @@ use hrm_core::{Config, Mixer, Start};
 
 use super::{Batch, TorchEngine, TorchOptions};
 use crate::engine::fused::FusedEngine;
-use crate::engine::{Course, Depth, Engine, EngineOptions, Gradient, Loss, OptimizerKind, RowOutcome, Tensors};
+use crate::engine::{Advice, Course, Depth, Engine, EngineOptions, Gradient, Loss, OptimizerKind, RowOutcome, Tensors};
 use crate::spec::{Grouping, ModelSpec};
 
 const BATCH: usize = 3;
@@ -100,7 +100,22 @@ fn rows_close(what: &str, found: &[RowOutcome], expected: &[RowOutcome]) {
 /// Shallow at first, and rows of different weight.
 fn course(step: usize) -> Course<'static> {
     let depth = Depth { h_cycles: 1 + (step / 2 % 2) as u8, l_cycles: 1 + (step % 2) as u8 };
-    Course { depth: Some(depth), weights: [&[0.5, 2.0, 0.75], &[1.5, 0.0, 1.0]][step % 2] }
+    let weights: &[f32] = [&[0.5, 2.0, 0.75], &[1.5, 0.0, 1.0]][step % 2];
+    Course { depth: Some(depth), weights, teacher: None }
+}
+
+/// A teacher that is of two minds, of models with four fields.
+fn advised(step: usize) -> Course<'static> {
+    const ANSWERS: [f32; BATCH * CELLS * 4] = {
+        let mut answers = [0.125; BATCH * CELLS * 4];
+        let mut cell = 0;
+        while cell < BATCH * CELLS {
+            answers[4 * cell + cell % 4] = 0.625;
+            cell += 1;
+        }
+        answers
+    };
+    Course { teacher: Some(Advice { probabilities: &ANSWERS, share: 0.75 }), ..course(step) }
 }
 
 /// Runs both engines from the same weights through `steps` training segments and compares all they remember.
@@ -150,6 +165,7 @@ fn structured_cells_are_those_of_the_fused_engine() -> Result<()> {
     let rough = EngineOptions { carry_noise: 0.1, clip: 0.05, ema: 0.0, ..base };
     compare("noise, clipping", &structured(true, false, Start::Random), &rough, 2, plain)?;
     compare("a course, shared", &structured(true, true, Start::Random), &base, 4, course)?;
+    compare("a teacher", &structured(true, true, Start::Random), &base, 3, advised)?;
     compare("a course, one step", &structured(false, false, Start::Fixed), &one_step, 3, course)
 }
 
@@ -286,7 +302,7 @@ fn bad_input_is_named() -> Result<()> {
 fn stablemax_has_a_gradient_at_one() -> Result<()> {
     let logits = tch::Tensor::f_from_slice(&[1.0f32, -0.5, 0.25])?.f_reshape([1, 1, 3])?.f_set_requires_grad(true)?;
     let (halt, labels) = (tch::Tensor::f_from_slice(&[0.0f32])?, tch::Tensor::f_from_slice(&[1i64])?.f_reshape([1, 1])?);
-    let parts = super::loss::losses(Loss::Stablemax, &logits, &halt, &labels, 0, None)?;
+    let parts = super::loss::losses(Loss::Stablemax, &logits, &halt, &labels, 0, None, None)?;
     parts.cells.f_sum(tch::Kind::Double)?.f_backward()?;
     // s = (2, 1/1.5, 1.25): d(-log p_1)/dx_0 = 1 / sum s, d/dx_1 = s_1^2 (1 / sum s - 1 / s_1), d/dx_2 = 1 / sum s.
     let sum = 2.0 + 1.0 / 1.5 + 1.25f32;
