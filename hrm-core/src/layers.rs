@@ -143,18 +143,8 @@ pub(crate) fn gated_mlp<'m>(
         kernel.gated(view, &own, &requant(&mlp.up), bases.as_ref(), mlp.gate_shift, gate_up, hidden);
         let delta = &mut s.tile_delta[..rows * width];
         kernel.project(hidden, &down, &requant(&mlp.down), None, delta);
-        scale_down(x, mlp.residual_shift);
+        kernel.scale_down(x, mlp.residual_shift);
         kernel.add_norm(x, delta, width);
-    }
-}
-
-/// `x <- (x + 2^(shift-1)) >> shift`: the stream in the units of a sublayer's output, before they are added.
-pub(crate) fn scale_down(x: &mut [i16], shift: u32) {
-    if shift > 0 {
-        let half = 1 << (shift - 1);
-        for x in x {
-            *x = ((i32::from(*x) + half) >> shift) as i16;
-        }
     }
 }
 
@@ -232,7 +222,7 @@ pub(crate) fn attention<'m>(a: &Attention<'m>, x: &mut [i16], shape: &AttentionS
         }
         let delta = &mut s.tile_delta[..n * c];
         kernel.project(&s.tile_input[..n * c], &out, &requant(&a.out), None, delta);
-        scale_down(x, a.residual_shift);
+        kernel.scale_down(x, a.residual_shift);
         kernel.add_norm(x, delta, c);
     }
 }

@@ -13,7 +13,7 @@ use bytemuck::{cast_slice, cast_slice_mut};
 
 use crate::format::GatedMlp;
 use crate::kernels::{Bases, Columns};
-use crate::layers::{Groups, Packed, Scratch, requant, scale_down};
+use crate::layers::{Groups, Packed, Scratch, requant};
 
 /// How group products share slots. Colours of the tokens are in [`Scratch::colours`], `[G, S]`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -238,12 +238,12 @@ fn take_sums(mlp: &GatedMlp<'_>, x: &mut Rows<'_>, groups: &Groups<'_>, s: &mut 
         p.kernel.group_sums(input, width, &s.index[..n * count], count, sums);
         first += n;
     }
+    let (mut block, mut narrow) = ([0i16; BLOCK], [0i8; BLOCK]);
     for g in 0..count {
         let (from, to) = (groups.starts[g] * width, groups.starts[g + 1] * width);
         for at in (from..to).step_by(BLOCK) {
             let n = BLOCK.min(to - at);
             // The bytes written at `at..` lie over sums that have been read: those at `2 at..` come after them.
-            let (mut block, mut narrow) = ([0i16; BLOCK], [0i8; BLOCK]);
             block[..n].copy_from_slice(&cast_slice::<u64, i16>(s.mixing)[at..at + n]);
             p.kernel.view8(&block[..n], mlp.m_group[g], &mut narrow[..n]);
             cast_slice_mut::<u64, i8>(s.mixing)[at..at + n].copy_from_slice(&narrow[..n]);
@@ -252,7 +252,7 @@ fn take_sums(mlp: &GatedMlp<'_>, x: &mut Rows<'_>, groups: &Groups<'_>, s: &mut 
 }
 
 /// Sums that are viewed at a time.
-const BLOCK: usize = 64;
+const BLOCK: usize = 96;
 
 /// The rows, tile by tile: `views` (int8, `[group rows, C]`) are multiplied into slots of `table` when a tile first needs them.
 fn mix<'m>(
@@ -384,6 +384,6 @@ fn multiply<'m>(
 
 /// Adds the output to the rows and normalises them.
 fn finish(mlp: &GatedMlp<'_>, x: &mut [i16], delta: &[i16], width: usize, p: &Packed<'_>) {
-    scale_down(x, mlp.residual_shift);
+    p.kernel.scale_down(x, mlp.residual_shift);
     p.kernel.add_norm(x, delta, width);
 }

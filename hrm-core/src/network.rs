@@ -469,7 +469,7 @@ impl<'a, 'm> Run<'a, 'm> {
             }
             let (front, rest) = self.z_h.split_at_mut(self.z_l.len().min(self.z_h.len()));
             for (h, l) in [(front, &*self.z_l), (rest, &*self.z_l_rest)] {
-                h.iter_mut().zip(l).for_each(|(h, &l)| *h = h.saturating_add(l));
+                self.network.kernel.add(h, l);
             }
             if let Some(watch) = &mut watch {
                 watch(Part::Input, [self.z_h, &[]]);
@@ -508,9 +508,7 @@ impl<'a, 'm> Run<'a, 'm> {
                 None => (prefix_rows, r),
             };
             let e = vectors.get(index * ch..(index + 1) * ch).unwrap_or(&[]);
-            for ((l, &h), &e) in l.iter_mut().zip(h).zip(e) {
-                *l = l.saturating_add(h.saturating_add(e));
-            }
+            self.network.kernel.inject(l, h, e);
         }
     }
 

@@ -187,6 +187,9 @@ fn elements(b: &mut Buffers, v: &mut Values, kernel: Kernel, round: usize) -> Re
     let count = rows * width;
     let fail = |operation, at| Difference { kernel: kernel.name(), operation, round, shape: [rows, width, 0], at };
     let [x, x_2] = &mut b.narrow;
+    // At whole words or not.
+    let from = v.below(2);
+    let (x, x_2) = (&mut x[from..], &mut x_2[from..]);
     v.words(&mut x[..2 * count]);
     let m = ((1 + v.below(32767)) as i16 >> v.below(12)).max(1);
     let [out, out_2] = &mut b.bytes;
@@ -215,7 +218,23 @@ fn elements(b: &mut Buffers, v: &mut Values, kernel: Kernel, round: usize) -> Re
     if let Some(at) = same(out_2, out, count, 77) {
         return Err(fail("glu", at));
     }
-    v.words(&mut b.delta[..count]);
+    let shift = v.below(6) as u32;
+    x_2[..count].copy_from_slice(&x[..count]);
+    x_2[count..count + GUARD].fill(77);
+    Kernel::REFERENCE.scale_down(&mut x[..count], shift);
+    kernel.scale_down(&mut x_2[..count], shift);
+    if let Some(at) = same(x_2, x, count, 77) {
+        return Err(fail("scale_down", at));
+    }
+    v.words(&mut b.delta[..2 * count]);
+    x_2[..count].copy_from_slice(&x[..count]);
+    Kernel::REFERENCE.add(&mut x[..count], &b.delta[..count]);
+    Kernel::REFERENCE.inject(&mut x[..count], &b.delta[..count], &b.delta[count..2 * count]);
+    kernel.add(&mut x_2[..count], &b.delta[..count]);
+    kernel.inject(&mut x_2[..count], &b.delta[..count], &b.delta[count..2 * count]);
+    if let Some(at) = same(x_2, x, count, 77) {
+        return Err(fail("add and inject", at));
+    }
     // Rows of zeros, of the ends of the range, and of one magnitude: the ends of the square root.
     for (i, (x, d)) in x[..count].chunks_exact_mut(width).zip(b.delta.chunks_exact_mut(width)).enumerate() {
         match i % 5 {
@@ -238,5 +257,5 @@ fn elements(b: &mut Buffers, v: &mut Values, kernel: Kernel, round: usize) -> Re
     if let Some(at) = same(x_2, x, count, 77) {
         return Err(fail("add_norm", at));
     }
-    Ok(4)
+    Ok(6)
 }

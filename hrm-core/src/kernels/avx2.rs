@@ -8,6 +8,8 @@ use core::arch::x86_64::*;
 
 use super::{Bases, Columns, Requant, reference};
 
+pub use super::reference::{add, inject, scale_down};
+
 /// Channels of a block: 32-bit lanes of a register.
 const LANES: usize = 8;
 /// Rows of the largest register tile: with [`WIDE`] 12 accumulators, 2 weights, 1 activation and 1 product, all 16 registers.

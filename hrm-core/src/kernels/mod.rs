@@ -405,6 +405,21 @@ impl Kernel {
         dispatch!(self.0, add_norm(x, d, width));
     }
 
+    /// `x <- sat16(x + d)`, as far as both go.
+    pub fn add(self, x: &mut [i16], d: &[i16]) {
+        dispatch!(self.0, add(x, d));
+    }
+
+    /// `x <- sat16(x + sat16(h + e))`, as far as all three go.
+    pub fn inject(self, x: &mut [i16], h: &[i16], e: &[i16]) {
+        dispatch!(self.0, inject(x, h, e));
+    }
+
+    /// `x <- (x + 2^(shift-1)) >> shift`: the stream in the units of a sublayer's output, before they are added. `shift` is at most 12.
+    pub fn scale_down(self, x: &mut [i16], shift: u32) {
+        dispatch!(self.0, scale_down(x, shift));
+    }
+
     /// The whole of [`Mlp`] on the rows of `x` (`[R, C]`), in place. Returns `false` and does nothing where this kernel has no such form, or
     /// not for this shape (whole registers) or scratch: then the caller does it step by step.
     pub fn gated_mlp(self, mlp: &Mlp<'_>, x: &mut [i16], scratch: &mut MlpScratch<'_>) -> bool {

@@ -10,8 +10,10 @@ use core::arch::naked_asm;
 use core::mem::MaybeUninit;
 
 use super::reference::norm_factor;
-use super::tiled::{self, CHUNK, MOST_COLUMNS, MOST_SUMS, SILU_LINES, Tile};
+use super::tiled::{self, CHUNK, MOST_COLUMNS, MOST_SUMS, SILU_LINES, Starts, Tile};
 use super::{Bases, Columns, Requant, reference};
+
+pub use super::reference::{add, inject};
 
 const ROWS: usize = 4;
 const CHANNELS: usize = 2;
@@ -52,6 +54,7 @@ impl Helium {
 impl Tile for Helium {
     const ROWS: usize = ROWS;
     const CHANNELS: usize = CHANNELS;
+    const ONE_RUN: bool = false;
     type Input = i8;
     type Buffer = [i8; ROWS * MOST_COLUMNS];
     const BUFFER: Self::Buffer = [0; ROWS * MOST_COLUMNS];
@@ -127,21 +130,17 @@ impl Tile for Helium {
     }
 
     #[inline(always)]
-    fn begin(sums: &mut [i32], row: usize, bias: &[i32], bases: &[&[i32]]) {
+    fn begin(sums: &mut [i32], row: usize, bias: &[i32], bases: &Starts<'_>) {
         let n = bias.len();
         let sums = &mut sums[row * CHUNK..][..n];
-        match bases {
-            &[a, b, c, d] if bases.iter().all(|base| base.len() >= n) => {
-                let bases = [a, b, c, d].map(<[i32]>::as_ptr);
-                // SAFETY: `n` words of the sums, the bias and each base, just checked.
-                unsafe { begin_row(sums.as_mut_ptr(), bias.as_ptr(), &bases, n) }
-            }
-            _ => {
-                // SAFETY: `n` words of both.
-                unsafe { copy_words(bias.as_ptr(), sums.as_mut_ptr(), n) }
-                for base in bases {
-                    sums.iter_mut().zip(*base).for_each(|(s, b)| *s += b);
-                }
+        if let Some(bases) = bases.four().filter(|bases| bases.iter().all(|base| base.len() >= n)) {
+            // SAFETY: `n` words of the sums, the bias and each base, just checked.
+            unsafe { begin_row(sums.as_mut_ptr(), bias.as_ptr(), &bases.map(<[i32]>::as_ptr), n) }
+        } else {
+            // SAFETY: `n` words of both.
+            unsafe { copy_words(bias.as_ptr(), sums.as_mut_ptr(), n) }
+            for base in bases.rows() {
+                sums.iter_mut().zip(base).for_each(|(s, b)| *s += b);
             }
         }
     }
@@ -510,6 +509,34 @@ pub fn add_norm(x: &mut [i16], d: &[i16], width: usize) {
         // SAFETY: as above.
         unsafe { scale_row(x.as_mut_ptr(), width, i32::from(r), -(shift as i32)) }
     }
+}
+
+/// `x <- (x + 2^(shift-1)) >> shift`.
+pub fn scale_down(x: &mut [i16], shift: u32) {
+    if shift > 0 {
+        // SAFETY: as many elements as there are.
+        unsafe { scale_down_row(x.as_mut_ptr(), x.len(), -(shift as i32)) }
+    }
+}
+
+/// `x = (x + 2^(shift - 1)) >> shift` with `right` = `-shift`.
+///
+/// # Safety
+/// `n` elements.
+#[unsafe(naked)]
+unsafe extern "C" fn scale_down_row(x: *mut i16, n: usize, right: i32) {
+    naked_asm!(
+        env!("HRM_CPU"),
+        "push {{r4, lr}}",
+        "wlstp.16 lr, r1, 3f",
+        "2:",
+        "vldrh.u16 q0, [r0]",
+        "vrshl.s16 q0, r2",
+        "vstrh.16 q0, [r0], #16",
+        "letp lr, 2b",
+        "3:",
+        "pop {{r4, pc}}",
+    )
 }
 
 /// int8 views of a slice.

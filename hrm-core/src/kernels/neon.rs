@@ -10,7 +10,7 @@ use core::arch::asm;
 use super::tiled::{self, MOST_COLUMNS, Tile};
 use super::{Bases, Columns, Requant};
 
-pub use super::reference::{add_norm, glu_rows, group_sums, view8_slice};
+pub use super::reference::{add, add_norm, glu_rows, group_sums, inject, scale_down, view8_slice};
 
 const ROWS: usize = 4;
 const CHANNELS: usize = 8;

@@ -99,6 +99,30 @@ pub fn add_norm(x: &mut [i16], d: &[i16], width: usize) {
     }
 }
 
+/// `x <- sat16(x + d)`.
+pub fn add(x: &mut [i16], d: &[i16]) {
+    for (x, &d) in x.iter_mut().zip(d) {
+        *x = x.saturating_add(d);
+    }
+}
+
+/// `x <- sat16(x + sat16(h + e))`.
+pub fn inject(x: &mut [i16], h: &[i16], e: &[i16]) {
+    for ((x, &h), &e) in x.iter_mut().zip(h).zip(e) {
+        *x = x.saturating_add(h.saturating_add(e));
+    }
+}
+
+/// `x <- (x + 2^(shift-1)) >> shift`; `shift` is at most 15.
+pub fn scale_down(x: &mut [i16], shift: u32) {
+    if shift > 0 {
+        let half = 1 << (shift - 1);
+        for x in x {
+            *x = ((i32::from(*x) + half) >> shift) as i16;
+        }
+    }
+}
+
 /// int8 views of a slice.
 pub fn view8_slice(x: &[i16], m: i16, out: &mut [i8]) {
     for (o, &x) in out.iter_mut().zip(x) {

@@ -9,7 +9,7 @@ use core::arch::naked_asm;
 use super::tiled::{self, MOST_COLUMNS, Tile};
 use super::{Bases, Columns, Requant};
 
-pub use super::reference::{add_norm, glu_rows, group_sums, pack, packed_words, view8_slice};
+pub use super::reference::{add, add_norm, glu_rows, group_sums, inject, pack, packed_words, scale_down, view8_slice};
 
 const SIDE: usize = 4;
 

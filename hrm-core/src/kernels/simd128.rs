@@ -6,10 +6,23 @@ use core::arch::wasm32::{i32x4, i32x4_add, i32x4_dot_i16x8, i32x4_extract_lane, 
 use super::tiled::{self, MOST_COLUMNS, Tile};
 use super::{Bases, Columns, Requant};
 
-pub use super::reference::{add_norm, glu_rows, group_sums, view8_slice};
-pub use super::tiled::{pack_pairs as pack, pair_words as packed_words};
+pub use super::reference::{add, add_norm, glu_rows, group_sums, inject, scale_down, view8_slice};
+pub use super::tiled::pair_words as packed_words;
 
 const SIDE: usize = 4;
+
+/// Packs a block of columns into `out` as pairs of 16-bit values, `[N / 4][K / 2][4]` words.
+pub fn pack(w: &Columns<'_>, out: &mut [i32]) {
+    for (p, panel) in out.chunks_exact_mut(SIDE * w.k.div_ceil(2)).enumerate() {
+        panel.fill(0);
+        for channel in 0..SIDE.min(w.n.saturating_sub(p * SIDE)) {
+            let row = w.row(p * SIDE + channel);
+            for (word, pair) in panel[channel..].iter_mut().step_by(SIDE).zip(row.chunks(2)) {
+                *word = tiled::pair_of(pair[0], pair.get(1).copied().unwrap_or(0));
+            }
+        }
+    }
+}
 
 /// `[K / 2][4 rows]` pairs.
 struct Simd128;

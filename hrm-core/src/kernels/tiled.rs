@@ -23,6 +23,8 @@ pub(super) trait Tile {
     const ROWS: usize;
     /// Channels of a panel; divides [`CHUNK`].
     const CHANNELS: usize;
+    /// Whether the sums of panels stand one behind the other, so that two chunks of channels are one run.
+    const ONE_RUN: bool = true;
     /// An arranged activation.
     type Input;
     /// Room for a tile of [`MOST_COLUMNS`].
@@ -58,9 +60,9 @@ pub(super) trait Tile {
     /// first `rows` are of no account.
     fn dot(input: &[Self::Input], w: &Columns<'_>, rows: usize, first: usize, panels: usize, sums: &mut [i32]);
 
-    /// `sums[row of every panel] = bias + bases` of the `n` channels from `first` on; what stands behind the last channel is of no account.
+    /// `sums[row of every panel] = bias + bases` of as many channels as `bias` has; what stands behind the last channel is of no account.
     #[inline(always)]
-    fn begin(sums: &mut [i32], row: usize, bias: &[i32], bases: &[&[i32]]) {
+    fn begin(sums: &mut [i32], row: usize, bias: &[i32], bases: &Starts<'_>) {
         begin::<Self>(sums, row, bias, bases);
     }
 
@@ -76,7 +78,7 @@ pub(super) trait Tile {
         narrow::<Self>(sums, row, shift, mult, out);
     }
 
-    /// Hidden values of row `row` from the sums of gates (first) and ups (second half); `mults` are those of gates and ups, each
+    /// Hidden values of row `row` from the sums of gates and of ups, a chunk behind them; `mults` are those of gates and ups, each
     /// as long as `out`, a multiple of [`Tile::CHANNELS`].
     #[inline(always)]
     fn hidden(sums: &[i32; 2 * MOST_SUMS], row: usize, shift: u32, mults: [&[i32]; 2], gate_shift: u32, out: &mut [i8]) {
@@ -143,7 +145,7 @@ pub(super) fn hidden<T: Tile + ?Sized>(
     out: &mut [i8],
 ) {
     let lines = &LINES[gate_shift as usize];
-    let (gates, ups) = sums.split_at(MOST_SUMS);
+    let (gates, ups) = sums.split_at(T::ROWS * CHUNK);
     let mults = gate_mult.as_chunks::<4>().0.iter().zip(up_mult.as_chunks::<4>().0);
     let panels = gates.chunks_exact(T::ROWS * T::CHANNELS).zip(ups.chunks_exact(T::ROWS * T::CHANNELS));
     let mut places = out.as_chunks_mut::<4>().0.iter_mut().zip(mults);
@@ -161,8 +163,8 @@ pub(super) fn hidden<T: Tile + ?Sized>(
 
 /// [`Tile::begin`] for any tile of a multiple of four channels.
 #[inline(always)]
-pub(super) fn begin<T: Tile + ?Sized>(sums: &mut [i32], row: usize, bias: &[i32], bases: &[&[i32]]) {
-    for (i, start) in core::iter::once(&bias).chain(bases).enumerate() {
+pub(super) fn begin<T: Tile + ?Sized>(sums: &mut [i32], row: usize, bias: &[i32], bases: &Starts<'_>) {
+    for (i, start) in core::iter::once(bias).chain(bases.rows()).enumerate() {
         for (sums, start) in sums.chunks_exact_mut(T::ROWS * T::CHANNELS).zip(start.chunks(T::CHANNELS)) {
             let (sums, _) = sums[row * T::CHANNELS..][..T::CHANNELS].as_chunks_mut::<4>();
             let (quads, tail) = start.as_chunks::<4>();
@@ -193,8 +195,8 @@ pub(super) static SILU_LINES: [[[i32; 2]; 64]; 5] = {
     lines
 };
 
-/// `silu` of a gate `g` of gate shift `k` as lines: `(line[0] + line[1] * g) >> (11 + k)` with line `64 + ((g << k) >> 7)`, clamped to 0 to
-/// 127. They are [`SILU_LINES`] for both signs, in units of `g` itself, and with the positive gate in the slope; the pieces meet where they
+/// `silu` of a gate `g` of gate shift `k` as lines: `(line[0] + line[1] * g) >> 16` with line `64 + ((g << k) >> 7)`, clamped to 0 to
+/// 127. They are [`SILU_LINES`] for both signs, in units of `g` itself, in the upper half of a word, and with the positive gate in the slope; the pieces meet where they
 /// end, so that it does not matter on which side of a negative gate's end the line is.
 pub(super) static LINES: [[[i32; 2]; 128]; 5] = {
     let mut lines = [[[0; 2]; 128]; 5];
@@ -207,8 +209,8 @@ pub(super) static LINES: [[[i32; 2]; 128]; 5] = {
                 // Gates over the end have the last piece too, which gives one value all along.
                 [start, slope] = [start + slope * (63 * 128), 0];
             }
-            lines[k][64 + i] = [start, (slope + 2048) << k];
-            lines[k][63 - i] = [start, -(slope << k)];
+            lines[k][64 + i] = [start << (5 - k), (slope + 2048) << 5];
+            lines[k][63 - i] = [start << (5 - k), -(slope << 5)];
             i += 1;
         }
         k += 1;
@@ -220,7 +222,7 @@ pub(super) static LINES: [[[i32; 2]; 128]; 5] = {
 #[inline(always)]
 pub(super) fn glu(gate: i32, up: i32, shift: u32, lines: &[[i32; 2]; 128]) -> i8 {
     let [start, slope] = lines[((gate >> (7 - shift)).clamp(-64, 63) + 64) as usize];
-    let silu = (start + slope * gate) >> (11 + shift);
+    let silu = (start + slope * gate) >> 16;
     reference::sat8((silu * up + (1 << 14)) >> 15)
 }
 
@@ -230,25 +232,12 @@ pub(super) fn requant(acc: i32, shift: u32, mult: i32) -> i32 {
     (((i64::from(acc << shift) * i64::from(mult)) >> 32) as i32).clamp(-32768, 32767)
 }
 
-/// Channels of a panel of [`pack_pairs`].
+/// Channels of a panel of weights packed as pairs.
 const PAIR_CHANNELS: usize = 4;
 
-/// Words of `n` x `k` weights packed by [`pack_pairs`].
+/// Words of `n` x `k` weights packed as pairs of 16-bit values.
 pub const fn pair_words(n: usize, k: usize) -> usize {
     n.div_ceil(PAIR_CHANNELS) * PAIR_CHANNELS * k.div_ceil(2)
-}
-
-/// Packs a block of columns into `out` as pairs of 16-bit values, `[N / 4][K / 2][4]` words.
-pub fn pack_pairs(w: &Columns<'_>, out: &mut [i32]) {
-    for (p, panel) in out.chunks_exact_mut(PAIR_CHANNELS * w.k.div_ceil(2)).enumerate() {
-        panel.fill(0);
-        for channel in 0..PAIR_CHANNELS.min(w.n.saturating_sub(p * PAIR_CHANNELS)) {
-            let row = w.row(p * PAIR_CHANNELS + channel);
-            for (word, pair) in panel[channel..].iter_mut().step_by(PAIR_CHANNELS).zip(row.chunks(2)) {
-                *word = pair_of(pair[0], pair.get(1).copied().unwrap_or(0));
-            }
-        }
-    }
 }
 
 /// Two values as the halves of a word.
@@ -278,15 +267,45 @@ fn for_each_tile<T: Tile>(a: &[i8], k: usize, mut f: impl FnMut(usize, usize, &[
     }
 }
 
-/// Base rows of row `r` from channel `first` on, `n` channels.
-#[inline(always)]
-fn bases_of<'a>(bases: Option<&Bases<'a>>, r: usize, n: usize, first: usize, count: usize, out: &mut [&'a [i32]; 8]) -> usize {
-    let Some(b) = bases else { return 0 };
-    for (o, &group) in out.iter_mut().zip(b.of(r)) {
-        let at = usize::from(group) * n + first;
-        *o = &b.table[at..at + count];
+/// What the sums of a row start with beside the bias: the products of its groups, `count` channels from `first` on.
+#[derive(Clone, Copy)]
+pub(super) struct Starts<'a> {
+    table: &'a [i32],
+    groups: &'a [u16],
+    n: usize,
+    first: usize,
+    count: usize,
+}
+
+impl<'a> Starts<'a> {
+    /// Those of row `r` of a block of `n` channels.
+    #[inline(always)]
+    fn of(bases: Option<&Bases<'a>>, r: usize, n: usize, (first, count): (usize, usize)) -> Self {
+        let (table, groups): (&[i32], &[u16]) = bases.map_or((&[], &[]), |b| (b.table, b.of(r)));
+        Self { table, groups, n, first, count }
     }
-    b.groupings
+
+    #[inline(always)]
+    fn row(&self, group: u16) -> &'a [i32] {
+        &self.table[usize::from(group) * self.n + self.first..][..self.count]
+    }
+
+    /// A slice for each group.
+    #[inline(always)]
+    pub(super) fn rows(&self) -> impl Iterator<Item = &'a [i32]> {
+        self.groups.iter().map(|&group| self.row(group))
+    }
+
+    #[inline(always)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// Those of four groups, if there are so many.
+    #[inline(always)]
+    pub(super) fn four(&self) -> Option<[&'a [i32]; 4]> {
+        self.groups.as_array::<4>().map(|groups| groups.map(|group| self.row(group)))
+    }
 }
 
 /// Fills `sums` with the accumulators of `count` channels from `first` on for the rows of a tile.
@@ -305,9 +324,8 @@ fn accumulators<T: Tile>(
         None => T::zero(sums, panels),
         Some(bias) => {
             for r in 0..rows {
-                let mut list: [&[i32]; 8] = [&[]; 8];
-                let groupings = bases_of(bases, row + r, w.n, first, count, &mut list);
-                T::begin(sums, r, &bias[first..first + count], &list[..groupings]);
+                let bases = Starts::of(bases, row + r, w.n, (first, count));
+                T::begin(sums, r, &bias[first..first + count], &bases);
             }
         }
     }
@@ -373,8 +391,15 @@ pub(super) fn gated<T: Tile>(
     for_each_tile::<T>(a, w.k, |row, rows, input| {
         for first in (0..inner).step_by(CHUNK) {
             let count = CHUNK.min(inner - first);
-            accumulators::<T>(input, w, Some(q.bias), bases, (row, rows), (first, count), &mut sums[..MOST_SUMS]);
-            accumulators::<T>(input, w, Some(q.bias), bases, (row, rows), (inner + first, count), &mut sums[MOST_SUMS..]);
+            let of = |first: usize, count: usize, sums: &mut [i32]| {
+                accumulators::<T>(input, w, Some(q.bias), bases, (row, rows), (first, count), sums);
+            };
+            if T::ONE_RUN && inner == CHUNK {
+                of(0, w.n, sums);
+            } else {
+                of(first, count, &mut sums[..T::ROWS * CHUNK]);
+                of(inner + first, count, &mut sums[T::ROWS * CHUNK..]);
+            }
             for r in 0..rows {
                 let out = &mut out[(row + r) * inner + first..][..count];
                 let mults = [&q.mult[first..first + count], &q.mult[inner + first..inner + first + count]];
@@ -398,7 +423,7 @@ mod tests {
                     assert_eq!(found, reference::glu(gate, up, shift), "gate {gate}, up {up}, shift {shift}");
                 }
                 let [start, slope] = LINES[shift as usize][((i32::from(gate) >> (7 - shift)).clamp(-64, 63) + 64) as usize];
-                assert_eq!((start + slope * i32::from(gate)) >> (11 + shift), i32::from(reference::silu(gate, shift)), "{gate} {shift}");
+                assert_eq!((start + slope * i32::from(gate)) >> 16, i32::from(reference::silu(gate, shift)), "{gate} {shift}");
             }
         }
     }

@@ -2,19 +2,42 @@
 
 use core::arch::naked_asm;
 
-/// `sums[p][r][c] += sum_k input[k][r] * weights[p][k][c]` over pairs of 16-bit values.
+/// The products of 24 pairs: activations at r1, weights at r0, four sums of a row from r4 on, of the other from r8. Each pair is 42 bytes
+/// of code.
+macro_rules! pairs_24 {
+    () => {
+        concat!(
+            ".rept 24\n",
+            "ldm.n r1!, {{r2, r3}}\n",
+            "ldm.w r0!, {{r12, lr}}\n",
+            "smlad r4, r2, r12, r4\n",
+            "smlad r8, r3, r12, r8\n",
+            "smlad r5, r2, lr, r5\n",
+            "smlad r9, r3, lr, r9\n",
+            "ldm.w r0!, {{r12, lr}}\n",
+            "smlad r6, r2, r12, r6\n",
+            "smlad r10, r3, r12, r10\n",
+            "smlad r7, r2, lr, r7\n",
+            "smlad r11, r3, lr, r11\n",
+            ".endr",
+        )
+    };
+}
+pub(super) use pairs_24;
+
+/// `sums[p][r][c] += sum_k input[k][r] * weights[p][k][c]` over pairs of 16-bit values, the same pairs in both.
 ///
 /// # Safety
 /// `sums` is `panels * 8` words to write, `input` `pairs * 2` and `weights` `panels * pairs * 4` words to read; `pairs` and `panels` are not 0.
 #[unsafe(naked)]
 pub(super) unsafe extern "C" fn dot_panels(sums: *mut i32, input: *const i32, weights: *const i32, pairs: usize, panels: usize) {
     // The body takes 24 pairs (K = 48 in one pass); the first pass enters it so far in that the rest is whole passes. On the stack:
-    // 0 sums, 4 input, 8 end of the weights, 12 entry, 16 passes, 20 passes left; then nine saved registers.
+    // 0 input, 4 sums, 8 end of the weights, 12 entry, 16 end of the input; then nine saved registers.
     naked_asm!(
         env!("HRM_CPU"),
         "push {{r4-r11, lr}}",
         "sub sp, sp, #24",
-        "strd r0, r1, [sp]",
+        "strd r1, r0, [sp]",
         "mov r0, r2",
         "ldr r12, [sp, #60]",
         "mul r12, r12, r3",
@@ -29,65 +52,37 @@ pub(super) unsafe extern "C" fn dot_panels(sums: *mut i32, input: *const i32, we
         "sub.w r4, r4, r7",
         "orr r4, r4, #1",
         "strd r12, r4, [sp, #8]",
-        "strd r5, r5, [sp, #16]",
-        "subs r5, r5, #1",
-        "orrs r5, r5, r6",
+        "add r4, r1, r3, lsl #3",
+        "str r4, [sp, #16]",
+        "cmp r3, #24",
         "bne.w 4f",
         // One whole pass a panel: nothing to count.
         "2:",
-        "ldrd r12, r1, [sp]",
+        "ldrd r1, r12, [sp]",
         "ldm r12, {{r4-r11}}",
-        ".rept 24",
-        "ldm.n r1!, {{r2, r3}}",
-        "ldm.w r0!, {{r12, lr}}",
-        "smlad r4, r2, r12, r4",
-        "smlad r8, r3, r12, r8",
-        "smlad r5, r2, lr, r5",
-        "smlad r9, r3, lr, r9",
-        "ldm.w r0!, {{r12, lr}}",
-        "smlad r6, r2, r12, r6",
-        "smlad r10, r3, r12, r10",
-        "smlad r7, r2, lr, r7",
-        "smlad r11, r3, lr, r11",
-        ".endr",
-        "ldr r12, [sp]",
-        "ldr r2, [sp, #8]",
+        pairs_24!(),
+        "ldrd r12, r2, [sp, #4]",
         "stm r12!, {{r4-r11}}",
-        "str r12, [sp]",
+        "str r12, [sp, #4]",
         "cmp r0, r2",
         "bne.w 2b",
         "5:",
         "add sp, sp, #24",
         "pop {{r4-r11, pc}}",
         "4:",
-        "ldrd r12, r1, [sp]",
-        "ldrd r3, r2, [sp, #12]",
-        "str r2, [sp, #20]",
+        "ldrd r1, r12, [sp]",
+        "ldr r3, [sp, #12]",
         "ldm r12, {{r4-r11}}",
         "bx r3",
         ".balign 4",
         "3:",
-        ".rept 24",
-        "ldm.n r1!, {{r2, r3}}",
-        "ldm.w r0!, {{r12, lr}}",
-        "smlad r4, r2, r12, r4",
-        "smlad r8, r3, r12, r8",
-        "smlad r5, r2, lr, r5",
-        "smlad r9, r3, lr, r9",
-        "ldm.w r0!, {{r12, lr}}",
-        "smlad r6, r2, r12, r6",
-        "smlad r10, r3, r12, r10",
-        "smlad r7, r2, lr, r7",
-        "smlad r11, r3, lr, r11",
-        ".endr",
-        "ldr r2, [sp, #20]",
-        "subs r2, r2, #1",
-        "str r2, [sp, #20]",
+        pairs_24!(),
+        "ldr r2, [sp, #16]",
+        "cmp r1, r2",
         "bne.w 3b",
-        "ldr r12, [sp]",
-        "ldr r2, [sp, #8]",
+        "ldrd r12, r2, [sp, #4]",
         "stm r12!, {{r4-r11}}",
-        "str r12, [sp]",
+        "str r12, [sp, #4]",
         "cmp r0, r2",
         "bne.w 4b",
         "b.w 5b",
@@ -198,5 +193,73 @@ pub(super) unsafe extern "C" fn dot_in_place<const ALIGNED: bool, const ROWS: us
         rows = const ROWS,
         // Bytes of the code of eight columns: the loads of weights are 2 or twice 4; then 4 each, 4 times two and four times the rows.
         code = const if ALIGNED { 2 } else { 8 } + 16 + 4 * (4 + 4 * ROWS),
+    )
+}
+
+/// Arranges two rows of whole fours of columns: pairs of the even, then of the odd columns, a row beside the other.
+///
+/// # Safety
+/// `fours` is not 0; `4 * fours` bytes of each row to read, `4 * fours` words to write.
+#[unsafe(naked)]
+pub(super) unsafe extern "C" fn arrange_two(first: *const i8, second: *const i8, out: *mut i32, fours: usize) {
+    macro_rules! four {
+        () => {
+            concat!(
+                "ldr r12, [r0], #4\n",
+                "ldr lr, [r1], #4\n",
+                "sxtb16 r4, r12\n",
+                "sxtb16 r5, lr\n",
+                "sxtb16 r6, r12, ror #8\n",
+                "sxtb16 r7, lr, ror #8\n",
+                "stm r2!, {{r4-r7}}\n",
+            )
+        };
+    }
+    naked_asm!(
+        env!("HRM_CPU"),
+        "push {{r4-r7, lr}}",
+        "adds r3, r3, #1",
+        "lsrs r3, r3, #1",
+        "bcc 3f", // an odd four goes first
+        "2:",
+        four!(),
+        "3:",
+        four!(),
+        "subs r3, r3, #1",
+        "bne 2b",
+        "pop {{r4-r7, pc}}",
+    )
+}
+
+/// The same of four rows.
+///
+/// # Safety
+/// `fours` is not 0; `4 * fours` bytes of each row to read, `8 * fours` words to write.
+#[unsafe(naked)]
+pub(super) unsafe extern "C" fn arrange_four(rows: &[*const i8; 4], out: *mut i32, fours: usize) {
+    naked_asm!(
+        env!("HRM_CPU"),
+        "push {{r4-r11, lr}}",
+        "mov r4, r1",
+        "mov r5, r2",
+        "ldm r0, {{r0-r3}}",
+        "2:",
+        "ldr r6, [r0], #4",
+        "ldr r7, [r1], #4",
+        "ldr r8, [r2], #4",
+        "ldr r9, [r3], #4",
+        "sxtb16 r10, r6",
+        "sxtb16 r11, r7",
+        "sxtb16 r12, r8",
+        "sxtb16 lr, r9",
+        "stm.w r4!, {{r10, r11, r12, lr}}",
+        "sxtb16 r6, r6, ror #8",
+        "sxtb16 r7, r7, ror #8",
+        "sxtb16 r8, r8, ror #8",
+        "sxtb16 r9, r9, ror #8",
+        "stm.w r4!, {{r6-r9}}",
+        "subs r5, r5, #1",
+        "bne 2b",
+        "pop {{r4-r11, pc}}",
     )
 }

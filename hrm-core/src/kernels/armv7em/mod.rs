@@ -2,27 +2,43 @@
 //!
 //! Two tiles. With packed weights (pairs of 16-bit values, `[N / 4][K / 2][4]` words) 2 rows by 4 channels: eight accumulators, two
 //! activations and two weights fill the fourteen registers there are, and the inner loop loads and multiplies and does nothing else, 3
-//! `LDM` and 8 `SMLAD` for 16 products. Without a packed form 4 rows by 1 channel: weights are widened where they are used, `SXTB16` for the even
-//! and for the odd columns of four, and the activations are arranged in that order; 25 instructions for 32 products.
+//! `LDM` and 8 `SMLAD` for 16 products. Without a packed form 4 rows by 1 channel: weights are widened where they are used; 25 instructions
+//! for 32 products. `SXTB16` widens the even, then the odd columns of four: activations and packed weights keep that order.
 #![allow(unsafe_code)]
 
 mod dot;
 mod elements;
 mod panels;
+mod project;
 
 use core::mem::MaybeUninit;
 
-use super::tiled::{self, LINES, MOST_COLUMNS, MOST_SUMS, Tile};
+use super::tiled::{self, CHUNK, LINES, MOST_COLUMNS, MOST_SUMS, Starts, Tile};
 use super::{Bases, Columns, Requant, scalar};
 
 pub use super::reference::glu_rows;
-pub use super::tiled::{pack_pairs as pack, pair_words as packed_words};
-pub use elements::{add_norm, group_sums, view8_slice};
+pub use super::tiled::pair_words as packed_words;
+pub use elements::{add, add_norm, group_sums, inject, scale_down, view8_slice};
 
 /// Channels whose sums the loops over rows of sums take at a time.
 const FOUR: usize = 4;
 
-/// `[K / 2][2 rows]` pairs; with weights in place `[K / 4][2][4 rows]`, of the even and of the odd columns.
+/// Packs a block of columns into `out`: pairs of 16-bit values in the order that `SXTB16` gives activations in, `[N / 4][K / 2][4]` words.
+pub fn pack(w: &Columns<'_>, out: &mut [i32]) {
+    for (p, panel) in out.chunks_exact_mut(FOUR * w.k.div_ceil(2)).enumerate() {
+        panel.fill(0);
+        for channel in 0..FOUR.min(w.n.saturating_sub(p * FOUR)) {
+            let (fours, tail) = w.row(p * FOUR + channel).as_chunks::<FOUR>();
+            let pairs = fours.iter().flat_map(|&[a, b, c, d]| [[a, c], [b, d]]);
+            let rest = tail.chunks(2).map(|pair| [pair[0], pair.get(1).copied().unwrap_or(0)]);
+            for (word, [low, high]) in panel[channel..].iter_mut().step_by(FOUR).zip(pairs.chain(rest)) {
+                *word = tiled::pair_of(low, high);
+            }
+        }
+    }
+}
+
+/// Of every four columns a pair of the even and one of the odd, `[K / 2][2 rows]`; with weights in place `[K / 2][4 rows]`.
 struct Smlad<const IN_PLACE: bool>;
 
 impl<const IN_PLACE: bool> Tile for Smlad<IN_PLACE> {
@@ -67,26 +83,24 @@ impl<const IN_PLACE: bool> Tile for Smlad<IN_PLACE> {
 
     #[inline(always)]
     fn arrange(rows: &[i8], k: usize, out: &mut [i32]) {
+        // A missing row is the first again: its sums are not looked at.
+        let row = |r: usize| rows.get(r * k..(r + 1) * k).unwrap_or(&rows[..k]);
+        let fours = k / FOUR;
         if IN_PLACE {
-            // Places of missing rows keep what they had: their sums are not looked at.
-            for (r, row) in rows.chunks_exact(k).enumerate() {
-                for (to, &quad) in out[r..].chunks_mut(2 * Self::ROWS).zip(row.as_chunks::<4>().0) {
-                    let [even, odd] = elements::even_odd(quad);
-                    (to[0], to[Self::ROWS]) = (even as i32, odd as i32);
-                }
+            let out = &mut out[..2 * k];
+            if fours > 0 {
+                // SAFETY: four rows of `fours` fours, and room for so many pairs of the four.
+                unsafe { dot::arrange_four(&[row(0), row(1), row(2), row(3)].map(<[i8]>::as_ptr), out.as_mut_ptr(), fours) }
             }
             return;
         }
-        // A missing second row is the first again: its sums are not looked at.
-        let (first, second) = rows.split_at(k);
-        let second = if second.len() < k { first } else { second };
-        let (out, rest) = out.split_at_mut(k / 4 * 4);
-        let quads = first.as_chunks::<4>().0.iter().zip(second.as_chunks::<4>().0);
-        for (to, (&a, &b)) in out.as_chunks_mut::<4>().0.iter_mut().zip(quads) {
-            let ([a0, a1], [b0, b1]) = (elements::widen(a), elements::widen(b));
-            *to = [a0 as i32, b0 as i32, a1 as i32, b1 as i32];
+        let (first, second) = (row(0), row(1));
+        let (out, rest) = out.split_at_mut(FOUR * fours);
+        if fours > 0 {
+            // SAFETY: two rows of `fours` fours, and room for so many pairs of the two.
+            unsafe { dot::arrange_two(first.as_ptr(), second.as_ptr(), out.as_mut_ptr(), fours) }
         }
-        let tail = first[k / 4 * 4..].chunks(2).zip(second[k / 4 * 4..].chunks(2));
+        let tail = first[FOUR * fours..].chunks(2).zip(second[FOUR * fours..].chunks(2));
         for (to, (a, b)) in rest.chunks_exact_mut(2).zip(tail) {
             let pair = |p: &[i8]| tiled::pair_of(p[0], p.get(1).copied().unwrap_or(0));
             to.copy_from_slice(&[pair(a), pair(b)]);
@@ -134,23 +148,24 @@ impl<const IN_PLACE: bool> Tile for Smlad<IN_PLACE> {
     }
 
     #[inline(always)]
-    fn begin(sums: &mut [i32], row: usize, bias: &[i32], bases: &[&[i32]]) {
+    fn begin(sums: &mut [i32], row: usize, bias: &[i32], bases: &Starts<'_>) {
         let n = bias.len();
-        let whole = fours_in::<IN_PLACE>(sums, row, n).filter(|_| bases.iter().all(|b| b.len() >= n));
         let first = row * Self::CHANNELS;
-        match (bases, whole) {
-            (&[a, b, c, d], Some(fours)) => {
-                let bases = [a, b, c, d].map(<[i32]>::as_ptr);
+        match (fours_in::<IN_PLACE>(sums, row, n), bases.four()) {
+            (Some(fours), Some(bases)) if bases.iter().all(|b| b.len() >= n) => {
+                let bases = bases.map(<[i32]>::as_ptr);
                 // SAFETY: bias and bases have `n` elements, the row's sums are there for as many: all just checked.
                 unsafe { panels::begin_panels::<IN_PLACE>(sums[first..].as_mut_ptr(), bias.as_ptr(), bases.as_ptr(), fours) }
             }
             // SAFETY: as above, without bases.
-            ([], Some(fours)) => unsafe { panels::spread_panels::<IN_PLACE>(bias.as_ptr(), sums[first..].as_mut_ptr(), fours) },
+            (Some(fours), None) if bases.is_empty() => unsafe {
+                panels::spread_panels::<IN_PLACE>(bias.as_ptr(), sums[first..].as_mut_ptr(), fours);
+            },
             _ => {
                 let whole = sums[first..].chunks_mut(Self::ROWS * Self::CHANNELS);
                 for (p, (sums, bias)) in whole.zip(bias.chunks(Self::CHANNELS)).enumerate() {
                     for (c, (sum, &bias)) in sums.iter_mut().zip(bias).enumerate() {
-                        *sum = bases.iter().fold(bias, |sum, base| sum + base[p * Self::CHANNELS + c]);
+                        *sum = bases.rows().fold(bias, |sum, base| sum + base[p * Self::CHANNELS + c]);
                     }
                 }
             }
@@ -180,7 +195,7 @@ impl<const IN_PLACE: bool> Tile for Smlad<IN_PLACE> {
 
     #[inline(always)]
     fn hidden(sums: &[i32; 2 * MOST_SUMS], row: usize, shift: u32, mults: [&[i32]; 2], gate_shift: u32, out: &mut [i8]) {
-        match fours_in::<IN_PLACE>(&sums[..MOST_SUMS], row, out.len()) {
+        match fours_in::<IN_PLACE>(&sums[..Self::ROWS * CHUNK], row, out.len()) {
             Some(fours) if mults.iter().all(|m| m.len() == out.len()) => {
                 let (sums, mults, out) = (first_of::<IN_PLACE>(sums, row), mults.map(<[i32]>::as_ptr), out.as_mut_ptr());
                 let lines = LINES[gate_shift as usize].as_ptr();
@@ -192,8 +207,8 @@ impl<const IN_PLACE: bool> Tile for Smlad<IN_PLACE> {
                     3 => panels::hidden_panels::<IN_PLACE, 3>,
                     _ => panels::hidden_panels::<IN_PLACE, 4>,
                 };
-                // SAFETY: `fours_in` has seen that the sums of the row's gates are there for all of `out`, and those of the ups stand
-                // `MOST_SUMS` behind them; both multipliers are as long as `out`; the lines are those of the function's shift.
+                // SAFETY: `fours_in` has seen that the sums of the row's gates are there for all of `out`, and those of the ups stand a
+                // chunk behind them; both multipliers are as long as `out`; the lines are those of the function's shift.
                 unsafe { run(&what) }
             }
             _ => tiled::hidden::<Self>(sums, row, shift, mults, gate_shift, out),
@@ -228,6 +243,9 @@ pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
 
 /// `out[r][n] = requant(W a + bases + bias)`.
 pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) {
+    if bases.is_none() && project::project(a, w, q, out) {
+        return;
+    }
     if Smlad::<false>::ready(w) {
         tiled::project::<Smlad<false>>(a, w, q, bases, out);
     } else if Smlad::<true>::ready(w) {

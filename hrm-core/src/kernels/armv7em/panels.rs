@@ -3,7 +3,7 @@
 
 use core::arch::naked_asm;
 
-use crate::kernels::tiled::MOST_SUMS;
+use crate::kernels::tiled::CHUNK;
 
 /// Bytes between the sums of two channels of one row, and from one four of channels to the next: `[N / 4][2 rows][4]`, or `[N][4 rows]` with
 /// weights in place.
@@ -140,7 +140,7 @@ pub(super) unsafe extern "C" fn narrow_panels<const IN_PLACE: bool>(
 /// What [`hidden_panels`] works on.
 #[repr(C)]
 pub(super) struct Hidden {
-    /// Sums of the gates; those of the ups are [`MOST_SUMS`] words behind them.
+    /// Sums of the gates; those of the ups are a chunk of channels behind them.
     pub sums: *const i32,
     /// Of gates and ups.
     pub mults: [*const i32; 2],
@@ -151,8 +151,6 @@ pub(super) struct Hidden {
     /// Fours of channels.
     pub fours: usize,
 }
-
-const _: () = assert!(MOST_SUMS == 384, "the ups' distance is written as 1536 bytes below");
 
 /// `out[c] = glu(requant(gate), requant(up))`: see [`crate::kernels::tiled::glu`], of which this is the same text; `GATE_SHIFT` is its shift.
 ///
@@ -178,8 +176,7 @@ pub(super) unsafe extern "C" fn hidden_panels<const IN_PLACE: bool, const GATE_S
                 "mla r4, r11, ",
                 $gate,
                 ", r4\n",
-                "asr r4, r4, #{fraction}\n",
-                "mla r4, r4, ",
+                "smlatb r4, r4, ",
                 $up,
                 ", lr\n",
                 "ssat r4, #8, r4, asr #15\n",
@@ -201,11 +198,11 @@ pub(super) unsafe extern "C" fn hidden_panels<const IN_PLACE: bool, const GATE_S
                 requantise!("r8", "r10"),
                 requantise!("r9", "r11"),
                 "ldrd r10, r11, [r12], #8\n",
-                "ldr r7, [r0, #1536 + {channel}*",
+                "ldr r7, [r0, #{ups} + {channel}*",
                 $first,
                 "]\n",
                 requantise!("r7", "r10"),
-                "ldr r10, [r0, #1536 + {channel}*",
+                "ldr r10, [r0, #{ups} + {channel}*",
                 $first,
                 " + {channel}]\n",
                 requantise!("r10", "r11"),
@@ -231,8 +228,8 @@ pub(super) unsafe extern "C" fn hidden_panels<const IN_PLACE: bool, const GATE_S
         "bne.w 2b",
         "pop {{r4-r11, pc}}",
         index = const 7 - GATE_SHIFT,
-        fraction = const 11 + GATE_SHIFT,
         channel = const distances(IN_PLACE).0,
+        ups = const CHUNK * distances(IN_PLACE).1 / 4,
         in_place = const IN_PLACE as usize,
         four = const distances(IN_PLACE).1,
     )
@@ -259,55 +256,54 @@ pub(super) unsafe extern "C" fn spread_panels<const IN_PLACE: bool>(bias: *const
     )
 }
 
-/// `sums[p][c] = bias[p][c] + bases[0][p][c] + .. + bases[3][p][c]`, by fours of channels.
+/// `sums[p][c] = bias[p][c] + bases[0][p][c] + .. + bases[3][p][c]`, by fours of channels. `UMAAL` with a factor of 1 adds two numbers.
 ///
 /// # Safety
-/// `panels` is not 0; `bias` and the four bases have `4 * panels` words to read, `sums` those of a row to write.
+/// `fours` is not 0; `bias` and the four bases have `4 * fours` words to read, `sums` those of a row to write.
 #[unsafe(naked)]
 pub(super) unsafe extern "C" fn begin_panels<const IN_PLACE: bool>(
     sums: *mut i32,
     bias: *const i32,
     bases: *const *const i32,
-    panels: usize,
+    fours: usize,
 ) {
+    macro_rules! two {
+        ($next:literal) => {
+            concat!(
+                "ldrd r4, r5, [r1], #8\n",
+                "ldrd r6, r7, [r2], #8\n",
+                "ldrd r8, r9, [r3], #8\n",
+                "umaal r4, r6, r8, r10\n",
+                "umaal r5, r7, r9, r10\n",
+                "ldrd r6, r7, [r12], #8\n",
+                "ldrd r8, r9, [lr], #8\n",
+                "umaal r4, r6, r8, r10\n",
+                "umaal r5, r7, r9, r10\n",
+                ".if {in_place}\nstr r4, [r0], #16\nstr r5, [r0], #16\n.else\nstrd r4, r5, [r0], #",
+                $next,
+                "\n.endif\n",
+            )
+        };
+    }
     naked_asm!(
         env!("HRM_CPU"),
         "push {{r4-r11, lr}}",
-        "sub sp, sp, #4",
-        "str r3, [sp]",
+        "mov r11, r3",
         "ldm r2, {{r2, r3, r12, lr}}",
+        "mov r10, #1",
+        "add r11, r11, #1",
+        "lsrs r11, r11, #1",
+        "bcc 3f", // an odd four goes first
         "2:",
-        "ldm r1!, {{r4-r7}}",
-        "ldm r2!, {{r8-r11}}",
-        "add r4, r4, r8",
-        "add r5, r5, r9",
-        "add r6, r6, r10",
-        "add r7, r7, r11",
-        "ldm r3!, {{r8-r11}}",
-        "add r4, r4, r8",
-        "add r5, r5, r9",
-        "add r6, r6, r10",
-        "add r7, r7, r11",
-        "ldm r12!, {{r8-r11}}",
-        "add r4, r4, r8",
-        "add r5, r5, r9",
-        "add r6, r6, r10",
-        "add r7, r7, r11",
-        "ldm lr!, {{r8-r11}}",
-        "add r4, r4, r8",
-        "add r5, r5, r9",
-        "add r6, r6, r10",
-        "add r7, r7, r11",
-        store_four!("r0", "r4", "r5", "r6", "r7"),
-        "adds r0, r0, #{four}",
-        "ldr r4, [sp]",
-        "subs r4, r4, #1",
-        "str r4, [sp]",
+        two!("8"),
+        two!("24"),
+        "3:",
+        two!("8"),
+        two!("24"),
+        "subs r11, r11, #1",
         "bne 2b",
-        "add sp, sp, #4",
         "pop {{r4-r11, pc}}",
         in_place = const IN_PLACE as usize,
-        four = const distances(IN_PLACE).1,
     )
 }
 

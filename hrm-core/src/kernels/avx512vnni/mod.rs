@@ -20,6 +20,7 @@ mod mlp;
 mod rows;
 mod tile;
 
+pub use super::reference::{add, inject, scale_down};
 pub use matmul::{accumulate, project};
 pub use mlp::gated_mlp;
 pub use rows::{add_norm, glu_rows, group_sums, view8_slice};
