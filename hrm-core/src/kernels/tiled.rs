@@ -23,8 +23,6 @@ pub(super) trait Tile {
     const ROWS: usize;
     /// Channels of a panel; divides [`CHUNK`].
     const CHANNELS: usize;
-    /// Whether the sums of panels stand one behind the other, so that two chunks of channels are one run.
-    const ONE_RUN: bool = true;
     /// An arranged activation.
     type Input;
     /// Room for a tile of [`MOST_COLUMNS`].
@@ -180,7 +178,7 @@ pub(super) fn begin<T: Tile + ?Sized>(sums: &mut [i32], row: usize, bias: &[i32]
 
 /// `D` of the gate shifts 0 to 4 as lines: `((D << k) rounded) >> k = (line[0] + line[1] * t) >> (11 + k)` with the line of `t >> 7`. The
 /// base's and both roundings' halves are in the first number, and the slope counts from 0, not from the piece's start.
-pub(super) static SILU_LINES: [[[i32; 2]; 64]; 5] = {
+static SILU_LINES: [[[i32; 2]; 64]; 5] = {
     let mut lines = [[[0; 2]; 64]; 5];
     let mut k = 0;
     while k < 5 {
@@ -280,7 +278,7 @@ pub(super) struct Starts<'a> {
 impl<'a> Starts<'a> {
     /// Those of row `r` of a block of `n` channels.
     #[inline(always)]
-    fn of(bases: Option<&Bases<'a>>, r: usize, n: usize, (first, count): (usize, usize)) -> Self {
+    pub(super) fn of(bases: Option<&Bases<'a>>, r: usize, n: usize, (first, count): (usize, usize)) -> Self {
         let (table, groups): (&[i32], &[u16]) = bases.map_or((&[], &[]), |b| (b.table, b.of(r)));
         Self { table, groups, n, first, count }
     }
@@ -394,7 +392,7 @@ pub(super) fn gated<T: Tile>(
             let of = |first: usize, count: usize, sums: &mut [i32]| {
                 accumulators::<T>(input, w, Some(q.bias), bases, (row, rows), (first, count), sums);
             };
-            if T::ONE_RUN && inner == CHUNK {
+            if inner == CHUNK {
                 of(0, w.n, sums);
             } else {
                 of(first, count, &mut sums[..T::ROWS * CHUNK]);
