@@ -11,6 +11,7 @@ use hrm_core::task::Sudoku;
 use hrm_core::{Config, Mixer, Start};
 use serde::{Deserialize, Serialize};
 
+use crate::data::grid::GridKind;
 use crate::engine::{Depth, EngineOptions, Gradient, Loss, OptimizerKind};
 use crate::spec::{Grouping, ModelSpec};
 
@@ -20,6 +21,22 @@ use crate::spec::{Grouping, ModelSpec};
 pub enum TaskKind {
     /// Sudoku of size 4, 6 or 9.
     Sudoku,
+    /// Shortest paths, [`crate::data::maze`].
+    Maze,
+    /// Coloured grids of ARC, [`crate::data::arc`].
+    Arc,
+}
+
+impl TaskKind {
+    /// The grid of a task without digits.
+    #[must_use]
+    pub const fn grid(self) -> Option<GridKind> {
+        match self {
+            Self::Sudoku => None,
+            Self::Maze => Some(GridKind::Maze),
+            Self::Arc => Some(GridKind::Arc),
+        }
+    }
 }
 
 /// Which implementation trains the network.
@@ -94,11 +111,15 @@ pub struct Generate {
     pub hard: bool,
     /// Up to so many givens are added to a minimal puzzle, the number uniform from 0.
     pub extra_givens: usize,
+    /// Mazes: least number of steps of the shortest path.
+    pub shortest: usize,
+    /// Mazes: without a loop, so that there is one path; else with walls at random places.
+    pub unique: bool,
 }
 
 impl Default for Generate {
     fn default() -> Self {
-        Self { n: 0, seed: 1, hard: false, extra_givens: 0 }
+        Self { n: 0, seed: 1, hard: false, extra_givens: 0, shortest: 0, unique: false }
     }
 }
 
@@ -147,9 +168,9 @@ macro_rules! section {
 section! {
     /// What is learned.
     TaskSection {
-        /// `sudoku`.
+        /// `sudoku`, `maze` or `arc`.
         kind: TaskKind = TaskKind::Sudoku,
-        /// Rows of the grid: 4, 6 or 9.
+        /// Rows of the grid: 4, 6 or 9; of a maze 3 to 64, of the square that an ARC grid stands on 2 to 64 (30 in the public data).
         size: usize = 9,
     }
 }
@@ -159,7 +180,8 @@ section! {
     DataSection {
         /// Name of the data protocol, written into the model's record (`A`, `B`, `generated`, ..).
         protocol: String = "unnamed".to_owned(),
-        /// CSV files `source,question,answer,rating` (plain or .gz) to train on; one path or a list.
+        /// CSV files `source,question,answer,rating` (plain or .gz) to train on; one path or a list. Mazes and ARC: also folders in the public
+        /// `.npy` layout, of which the split `train` is read (ARC: such folders alone, `hrm-train data arc` writes them).
         train: Paths = Paths::default(),
         /// Sidecar of each training CSV, in row order, whose last column names the class of the solution grid; one each, or none.
         meta: Paths = Paths::default(),
@@ -167,23 +189,25 @@ section! {
         exclude_meta: Paths = Paths::default(),
         /// Puzzles of the built-in generator (classes of its train side), added to those of the files; n = 0: none.
         generate: Generate = Generate::default(),
-        /// Training puzzles set aside to choose the checkpoint; with `meta`, whole solution classes are set aside.
+        /// Training puzzles set aside to choose the checkpoint; with `meta`, whole solution classes are set aside; of mazes and ARC one form of
+        /// each, and the others are dropped.
         holdout: usize = 512,
-        /// Probability that a puzzle is made easier: 1 to blanks - 1 of its blank cells are filled from the solution.
+        /// Probability that a puzzle is made easier: 1 to blanks - 1 of its blank cells are filled from the solution; Sudoku only.
         easier: f64 = 0.5,
         /// Easier puzzles first: over so many draws that probability falls in a straight line from 1 to `easier`; 0: it never changes.
         easier_first: u64 = 0,
-        /// Draw a random symmetry of the task for every puzzle.
+        /// Draw a random symmetry of the task for every puzzle; not for ARC, whose forms are in the data.
         symmetries: bool = true,
     }
 }
 
 section! {
-    /// The network; groupings follow from the task (row, column, box, and with digit fields the cell).
+    /// The network; groupings follow from the task: row, column, box, and with digit fields the cell; on other grids row, column and the pairs
+    /// of neighbours.
     ModelSection {
         /// `group-sum`, `attention`, `token-mlp` or `group-attention`.
         mixer: Mixer = Mixer::GroupSum,
-        /// One field of channels for each symbol, with shared weights: exactly equivariant to relabelling.
+        /// One field of channels for each symbol, with shared weights: exactly equivariant to relabelling. Sudoku only.
         fields: bool = true,
         /// One module for both updates (true) or an L module and an H module.
         shared: bool = true,
@@ -199,6 +223,8 @@ section! {
         rope: bool = false,
         /// Learned prefix tokens; 0 with groups.
         prefix: u16 = 0,
+        /// Rows of the table of puzzle embeddings, which fill the prefix tokens: as many as the data have identifiers (ARC); else 1.
+        identifiers: usize = 1,
         /// Blocks of a module, 1 to 16.
         layers: u8 = 2,
         /// H updates a segment, 1 to 16.
@@ -231,6 +257,8 @@ section! {
         batch: usize = 64,
         /// Peak learning rate.
         lr: f64 = 2e-3,
+        /// Learning rate of the puzzle embeddings, as a multiple of `lr`; torch only (HRM: 100 for ARC).
+        identifier_lr: f64 = 1.0,
         /// Steps of linear warm-up.
         warmup: u64 = 200,
         /// `constant` or `cosine`.
@@ -423,8 +451,9 @@ impl RunConfig {
     /// The rules of the task.
     ///
     /// # Errors
-    /// A size that no task has.
+    /// A size that no Sudoku has, another task.
     pub fn sudoku(&self) -> anyhow::Result<Sudoku> {
+        ensure!(self.task.kind == TaskKind::Sudoku, "task.kind is {:?}, expected sudoku here", self.task.kind);
         Sudoku::new(self.task.size).with_context(|| format!("task.size is {}, expected 4, 6 or 9", self.task.size))
     }
 
@@ -433,11 +462,19 @@ impl RunConfig {
     /// # Errors
     /// A sentence naming the field that cannot be built.
     pub fn spec(&self) -> anyhow::Result<ModelSpec> {
-        let sudoku = self.sudoku()?;
         let m = &self.model;
-        let groupings = match m.mixer {
-            Mixer::GroupSum | Mixer::GroupAttention => sudoku_groupings(sudoku, m.fields),
-            Mixer::Attention | Mixer::TokenMlp => Vec::new(),
+        let grouped = matches!(m.mixer, Mixer::GroupSum | Mixer::GroupAttention);
+        let (tokens, vocab, groupings) = match self.task.kind.grid() {
+            None => {
+                let sudoku = self.sudoku()?;
+                (sudoku.cells(), sudoku.vocab(), if grouped { sudoku_groupings(sudoku, m.fields) } else { Vec::new() })
+            }
+            Some(kind) => {
+                let size = self.task.size;
+                count("task.size", size as u64, if kind == GridKind::Maze { 3 } else { 2 }, 64)?;
+                ensure!(!m.fields, "model.fields is true, expected false with task.kind {:?}: its tokens are no digits", self.task.kind);
+                (size * size, kind.vocab(), if grouped { grid_groupings(size) } else { Vec::new() })
+            }
         };
         let spec = ModelSpec {
             config: Config {
@@ -445,10 +482,10 @@ impl RunConfig {
                 mixer: m.mixer,
                 start: m.start,
                 rope: m.rope,
-                tokens: u16::try_from(sudoku.cells())?,
+                tokens: u16::try_from(tokens)?,
                 prefix: m.prefix,
-                vocab: u16::try_from(sudoku.vocab())?,
-                fields: if m.fields { u16::try_from(sudoku.size())? } else { 1 },
+                vocab: u16::try_from(vocab)?,
+                fields: if m.fields { u16::try_from(self.task.size)? } else { 1 },
                 channels: m.channels,
                 inner: m.inner,
                 token_inner: m.token_inner,
@@ -540,6 +577,24 @@ impl RunConfig {
             d.train.0.len()
         );
         ensure!(d.exclude_meta.0.is_empty() || !d.meta.0.is_empty(), "data.exclude_meta needs data.meta, the sidecars of data.train");
+        if let Some(kind) = self.task.kind.grid() {
+            for (name, found) in [("data.easier", d.easier), ("data.easier_first", d.easier_first as f64)] {
+                ensure!(found == 0.0, "{name} is {found}, expected 0 with task.kind {kind:?}: there are no blanks to fill");
+            }
+            ensure!(d.meta.0.is_empty(), "data.meta goes with task.kind sudoku, found {kind:?}");
+            if kind == GridKind::Arc {
+                ensure!(!d.symmetries, "data.symmetries is true, expected false with ARC: its forms have identifiers of their own");
+                ensure!(d.generate.n == 0, "data.generate.n is {}, expected 0: there is no generator of ARC tasks", d.generate.n);
+                ensure!(t.teacher.is_empty(), "train.teacher does not go with ARC: a teacher has identifiers of its own");
+            }
+        }
+        count("model.identifiers", self.model.identifiers as u64, 1, 1 << 31)?;
+        ensure!(
+            self.model.identifiers == 1 || self.model.prefix > 0,
+            "model.identifiers is {}, but without model.prefix there are no puzzle embeddings",
+            self.model.identifiers
+        );
+        number("train.identifier_lr", t.identifier_lr, 0.0, 1e6)?;
         ensure!(d.holdout >= 1, "data.holdout is 0, expected at least 1 puzzle to choose the checkpoint with");
         number("data.easier", d.easier, 0.0, 1.0)?;
         count("data.easier_first", d.easier_first, 0, 1 << 40)?;
@@ -633,6 +688,29 @@ fn sudoku_groupings(sudoku: Sudoku, fields: bool) -> Vec<Grouping> {
             merge_fields: k == Sudoku::GROUPINGS - 1,
         })
         .collect()
+}
+
+/// Row, column, and the pairs of neighbours: along rows and along columns, from an even and from an odd cell on. The last four show a cell all
+/// its neighbours.
+fn grid_groupings(size: usize) -> Vec<Grouping> {
+    let pairs = size / 2 + 1;
+    let of = |id: &dyn Fn(usize, usize) -> usize| {
+        let raw: Vec<usize> = (0..size * size).map(|cell| id(cell / size, cell % size)).collect();
+        let mut used = raw.clone();
+        used.sort_unstable();
+        used.dedup();
+        // At most 64 * 33 groups: the cast cannot truncate.
+        let ids = raw.iter().map(|id| used.partition_point(|u| u < id) as u16).collect();
+        Grouping { ids, merge_fields: false }
+    };
+    vec![
+        of(&|row, _| row),
+        of(&|_, col| col),
+        of(&|row, col| row * pairs + col / 2),
+        of(&|row, col| row * pairs + col.div_ceil(2)),
+        of(&|row, col| col * pairs + row / 2),
+        of(&|row, col| col * pairs + row.div_ceil(2)),
+    ]
 }
 
 fn number(name: &str, value: f64, min: f64, max: f64) -> anyhow::Result<()> {
@@ -737,6 +815,32 @@ mod tests {
         assert_eq!(spec.groupings.iter().map(|g| g.largest(6)).collect::<Vec<_>>(), [6, 6, 6, 6]);
         let plain = RunConfig::parse(MINIMAL, &["model.fields=false".to_owned()]).unwrap().spec().unwrap();
         assert_eq!((plain.config.fields, plain.config.groupings), (1, 3));
+    }
+
+    #[test]
+    fn grids_have_rows_columns_and_neighbours() {
+        let text = "[task]\nkind = \"maze\"\nsize = 5\n[data]\ngenerate = { n = 10 }\neasier = 0.0\n[model]\nfields = false\n";
+        let spec = RunConfig::parse(text, &[]).unwrap().spec().unwrap();
+        assert_eq!((spec.config.tokens, spec.config.vocab, spec.config.fields, spec.config.groupings), (25, 6, 1, 6));
+        assert_eq!(spec.groupings.iter().map(|g| g.largest(1)).collect::<Vec<_>>(), [5, 5, 2, 2, 2, 2]);
+        // Each pair of neighbours shares one grouping of pairs, and no others do.
+        for (a, b) in (0..25).flat_map(|a| (0..25).map(move |b| (a, b))).filter(|(a, b)| a != b) {
+            let near = (a / 5usize).abs_diff(b / 5) + (a % 5usize).abs_diff(b % 5) == 1;
+            let shared = spec.groupings[2..].iter().filter(|g| g.ids[a] == g.ids[b]).count();
+            assert_eq!(shared, usize::from(near), "{a} {b}");
+        }
+        let refusals: [(&[&str], &str); 7] = [
+            (&["task.size=65"], "task.size is 65, expected 3 to 64"),
+            (&["model.fields=true"], "model.fields is true, expected false"),
+            (&["data.easier=0.5"], "data.easier is 0.5, expected 0"),
+            (&["task.kind=arc"], "data.symmetries is true, expected false with ARC"),
+            (&["task.kind=arc", "data.symmetries=false"], "data.generate.n is 10, expected 0"),
+            (&["model.identifiers=3"], "model.identifiers is 3, but without model.prefix"),
+            (&["task.kind=labyrinth"], "labyrinth"),
+        ];
+        for (overrides, expected) in refusals {
+            assert!(refused(text, overrides).contains(expected), "{}", refused(text, overrides));
+        }
     }
 
     #[test]

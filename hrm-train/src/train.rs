@@ -15,12 +15,11 @@ use serde_json::json;
 
 use crate::checkpoint::{self, Checkpoints, write_atomic};
 use crate::data::rng::{below, generator, mix, unit};
-use crate::data::{PuzzleSet, Sampler, SamplerOptions};
 use crate::engine::{Advice, Course, Engine, RowOutcome};
 use crate::evaluate::{self, HoldoutScore};
+use crate::examples::{self, Examples};
 use crate::model_file::{DataRecord, FloatModel, TrainingRecord, build_engine};
 use crate::monitor::{Metrics, Progress, Window, write_report};
-use crate::puzzles;
 use crate::quantize::float::FloatNet;
 use crate::quantize::weights::NetWeights;
 use crate::quantize::{self, QuantizeOptions};
@@ -113,7 +112,7 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
         "{} already holds a run: --resume goes on with it, --out takes another folder",
         folder.display()
     );
-    let puzzles = puzzles::load(config)?;
+    let puzzles = examples::load(config)?;
     eprintln!(
         "{} puzzles to train on, {} held out to choose the checkpoint, {} dropped",
         puzzles.record.train, puzzles.record.holdout, puzzles.record.dropped
@@ -142,23 +141,14 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
     let mut metrics = Metrics::open(folder, run.step)?;
 
     let t = &config.train;
-    let sampler = Sampler::new(
-        &puzzles.train,
-        SamplerOptions {
-            seed: mix(t.seed ^ mix(SAMPLER)),
-            easier: config.data.easier,
-            easier_first: config.data.easier_first,
-            symmetries: config.data.symmetries,
-            ..SamplerOptions::default()
-        },
-    )?;
+    let sampler = puzzles.train.draws(config, mix(t.seed ^ mix(SAMPLER)))?;
     let tokens = usize::from(spec.config.tokens);
     let (mut inputs, mut labels) = (vec![0; t.batch * tokens], vec![0; t.batch * tokens]);
-    let mut reset = vec![false; t.batch];
+    let (mut reset, mut identifiers) = (vec![false; t.batch], vec![0; t.batch]);
     let supervision = config.supervision();
     let mut weights = Vec::new();
     for (b, row) in run.rows.iter().enumerate().filter(|(_, row)| !row.halted) {
-        sampler.draw(row.draw, &mut inputs[b * tokens..][..tokens], &mut labels[b * tokens..][..tokens])?;
+        identifiers[b] = sampler.draw(row.draw, &mut inputs[b * tokens..][..tokens], &mut labels[b * tokens..][..tokens])?;
     }
 
     if let Some(teacher) = &mut teacher {
@@ -182,7 +172,7 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
             if row.halted {
                 *row = Row { draw: run.draws, steps: 0, min_steps: min_steps(config, run.draws), halted: false };
                 run.draws += 1;
-                sampler.draw(row.draw, &mut inputs[b * tokens..][..tokens], &mut labels[b * tokens..][..tokens])?;
+                identifiers[b] = sampler.draw(row.draw, &mut inputs[b * tokens..][..tokens], &mut labels[b * tokens..][..tokens])?;
             }
         }
 
@@ -196,7 +186,7 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
             weights.extend(run.rows.iter().map(|row| supervision[(row.steps as usize).min(supervision.len() - 1)]));
         }
         let teacher = teacher.as_ref().map(|_| Advice { probabilities: &advice, share: t.teacher_share });
-        let course = Course { depth: config.depth(run.step), weights: &weights, teacher };
+        let course = Course { depth: config.depth(run.step), weights: &weights, teacher, identifiers: &identifiers };
         let outcomes = engine.train_course(&inputs, &labels, &reset, &course, lr).with_context(|| {
             format!("training stopped in step {}; the last checkpoint (step {saved}) in {} is still valid", run.step + 1, folder.display())
         })?;
@@ -265,7 +255,7 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
 const CALIBRATION: usize = 64;
 
 /// The engine at step 0: fresh, or with the weights of `train.init`.
-fn first_engine(config: &RunConfig, spec: &ModelSpec, train: &PuzzleSet) -> anyhow::Result<Box<dyn Engine>> {
+fn first_engine(config: &RunConfig, spec: &ModelSpec, train: &Examples) -> anyhow::Result<Box<dyn Engine>> {
     let path = config.train.init.as_str();
     if path.is_empty() {
         return build_engine(config, spec, None);
@@ -280,7 +270,8 @@ fn first_engine(config: &RunConfig, spec: &ModelSpec, train: &PuzzleSet) -> anyh
     let mut engine = build_engine(config, spec, Some(&model.weights)).with_context(|| format!("train.init: {path}"))?;
     if config.train.quantize {
         let n = CALIBRATION.min(train.len());
-        let puzzles: Vec<&[u8]> = (0..n).map(|i| train.input(i * train.len() / n)).collect();
+        let (inputs, tokens) = (train.tokens().0, usize::from(spec.config.tokens));
+        let puzzles: Vec<&[u8]> = (0..n).map(|i| &inputs[i * train.len() / n * tokens..][..tokens]).collect();
         let net = FloatNet::new(NetWeights::new(spec, &model.weights)?);
         let (plan, _) = quantize::calibrate(&net, &puzzles, &QuantizeOptions::default()).context("train.quantize")?;
         engine.round_as(&plan)?;

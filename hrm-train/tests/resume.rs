@@ -318,6 +318,24 @@ fn a_student_of_a_teacher_resumes_exactly_and_learns_its_answers() {
 }
 
 #[test]
+fn mazes_resume_exactly() {
+    let sets = [
+        "task.kind=maze",
+        "task.size=5",
+        "data.generate={n=60,seed=1,shortest=4,unique=true}",
+        "data.easier=0.0",
+        "model.fields=false",
+        "train.steps=60",
+    ];
+    let arguments: Vec<&str> = sets.iter().flat_map(|&set| ["--set", set]).collect();
+    let (whole, parts) = (Run::new(), Run::new());
+    whole.finish(&arguments);
+    parts.finish(&[&arguments[..], &["--stop-after", "25"]].concat());
+    parts.finish(&[&arguments[..], &["--resume"]].concat());
+    assert_same(&whole, &parts);
+}
+
+#[test]
 fn fine_tuning_with_roundings_resumes_exactly_and_keeps_the_architecture() {
     let base = Run::new();
     base.finish(&["--stop-after", "90"]);

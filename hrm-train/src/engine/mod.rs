@@ -108,6 +108,8 @@ pub struct Course<'a> {
     pub weights: &'a [f32],
     /// What a teacher answers; `None`: the labels alone count.
     pub teacher: Option<Advice<'a>>,
+    /// Rows of the table of puzzle embeddings, `[batch]`; empty: row 0.
+    pub identifiers: &'a [usize],
 }
 
 /// What a teacher answers: the loss is the cross entropy against `(1 - share) * label + share * probabilities`.
@@ -203,6 +205,14 @@ fn join(parts: &[f32]) -> anyhow::Result<u64> {
     })
 }
 
+/// For engines without puzzle embeddings.
+fn no_identifiers(identifiers: &[usize]) -> anyhow::Result<()> {
+    match identifiers.iter().find(|&&id| id > 0) {
+        Some(id) => anyhow::bail!("puzzle identifier {id}: this engine has no puzzle embeddings, take train.engine = \"torch\""),
+        None => Ok(()),
+    }
+}
+
 /// A float network with its optimizer and the carries of its batch.
 pub trait Engine {
     /// One deep-supervision step: one segment for every row of the batch, loss, gradient, one optimizer step. The carry is kept, detached.
@@ -235,6 +245,22 @@ pub trait Engine {
     /// # Errors
     /// Library failures.
     fn infer(&mut self, inputs: &[u8], segments: usize, seed: u64, observe: &mut dyn FnMut(usize, &[u8], &[f32])) -> anyhow::Result<()>;
+
+    /// [`Engine::infer`] of puzzles that have rows of their own in the table of puzzle embeddings: `identifiers` `[n]`.
+    ///
+    /// # Errors
+    /// As [`Engine::infer`]; the model has no such rows.
+    fn infer_as(
+        &mut self,
+        identifiers: &[usize],
+        inputs: &[u8],
+        segments: usize,
+        seed: u64,
+        observe: &mut dyn FnMut(usize, &[u8], &[f32]),
+    ) -> anyhow::Result<()> {
+        no_identifiers(identifiers)?;
+        self.infer(inputs, segments, seed, observe)
+    }
 
     /// Carries of as many puzzles as there are starts: random where the model starts so or where `random` asks for it, else its fixed start.
     /// [`Engine::infer`] begins puzzle `b` at `StartOf { seed, number: b }`.

@@ -288,7 +288,7 @@ fn a_shallow_segment_is_that_of_a_shallow_model() {
         assert_eq!(found, shallow.gradient(&inputs, &labels, &[false; 5], &Course::default()).unwrap());
         assert_ne!(found, twin.gradient(&inputs, &labels, &[false; 5], &Course::default()).unwrap());
         twin.restore(&deep.state()).unwrap();
-        let again = Course { depth: Some(Depth { h_cycles: 2, l_cycles: 2 }), weights: &[1.0; 5], teacher: None };
+        let again = Course { depth: Some(Depth { h_cycles: 2, l_cycles: 2 }), weights: &[1.0; 5], ..Course::default() };
         assert_eq!(
             deep.gradient(&inputs, &labels, &[false; 5], &again).unwrap(),
             twin.gradient(&inputs, &labels, &[false; 5], &Course::default()).unwrap()
@@ -468,6 +468,7 @@ fn bad_input_is_refused() {
     assert!(course(Course { weights: &[1.0, f32::NAN], ..Course::default() }).contains("NaN in batch row 1"));
     let advice = Advice { probabilities: &[0.25; 64], share: 0.5 };
     assert!(course(Course { teacher: Some(advice), ..Course::default() }).contains("64 probabilities, expected 128"));
+    assert!(course(Course { identifiers: &[0, 2], ..Course::default() }).contains("puzzle identifier 2: this engine"));
     let deep = Depth { h_cycles: 1, l_cycles: 3 };
     assert!(course(Course { depth: Some(deep), ..Course::default() }).contains("3 l_cycles, expected 1 to the model's 2"));
     let mut bad = |inputs: &[u8], labels: &[u8], reset: &[bool]| engine.train_segment(inputs, labels, reset, 1e-3).unwrap_err().to_string();

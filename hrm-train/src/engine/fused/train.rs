@@ -10,7 +10,7 @@ use super::random::{Purpose, Stream};
 use super::rounding::BlockSteps;
 use super::segment::{Carry, Net, Workspace};
 use super::{CHUNK, FusedEngine, fresh, optim, simd};
-use crate::engine::{Carry as OwnedCarry, Course, Depth, Engine, Reading, RowOutcome, StartOf, Tensors};
+use crate::engine::{Carry as OwnedCarry, Course, Depth, Engine, Reading, RowOutcome, StartOf, Tensors, no_identifiers};
 use crate::quantize::plan::ModelPlan;
 
 /// Runs every job once, on as many threads as there are workspaces.
@@ -74,6 +74,7 @@ impl FusedEngine {
         self.check_tokens("inputs", inputs)?;
         self.check_labels(labels)?;
         course.check(&self.d.spec.config, batch)?;
+        no_identifiers(course.identifiers)?;
         self.prepare(course.depth.unwrap_or(Depth::of(&self.d.spec.config)));
         let mut numbers = vec![0u64; batch];
         for (number, _) in numbers.iter_mut().zip(reset).filter(|(_, reset)| **reset) {

@@ -101,7 +101,7 @@ fn rows_close(what: &str, found: &[RowOutcome], expected: &[RowOutcome]) {
 fn course(step: usize) -> Course<'static> {
     let depth = Depth { h_cycles: 1 + (step / 2 % 2) as u8, l_cycles: 1 + (step % 2) as u8 };
     let weights: &[f32] = [&[0.5, 2.0, 0.75], &[1.5, 0.0, 1.0]][step % 2];
-    Course { depth: Some(depth), weights, teacher: None }
+    Course { depth: Some(depth), weights, ..Course::default() }
 }
 
 /// A teacher that is of two minds, of models with four fields.
@@ -272,6 +272,35 @@ fn group_attention_stays_in_its_groups() -> Result<()> {
     let row = a.len() / SIDE;
     assert_ne!(a[row / SIDE..row], b[row / SIDE..row], "the other cells of row 0 see the change");
     close("cells of the other rows", &b[row..], &a[row..], 1e-6);
+    Ok(())
+}
+
+/// One input with three answers: which is meant, the identifier alone tells.
+#[test]
+fn identifiers_tell_puzzles_apart() -> Result<()> {
+    let config = Config { prefix: 2, shared: true, h_layers: 2, start: Start::Fixed, ..config(Mixer::Attention) };
+    let spec = ModelSpec { config, groupings: Vec::new() };
+    let mut torch = TorchOptions { puzzle_emb_lr_ratio: 10.0, ..torch(&spec) };
+    torch.public.as_mut().expect("attention has the public form").puzzle_identifiers = 4;
+    let mut engine = TorchEngine::new(&spec, &EngineOptions { ema: 0.0, ..options() }, &torch)?;
+    let inputs = puzzles().0[..CELLS].repeat(BATCH);
+    let labels: Vec<u8> = (0..BATCH * CELLS).map(|i| 2 + ((i + i / CELLS) % 4) as u8).collect();
+    let course = Course { identifiers: &[1, 2, 3], ..Course::default() };
+    for i in 0..200 {
+        engine.train_course(&inputs, &labels, &[i % 4 == 0; BATCH], &course, 5e-3)?;
+    }
+    let right = |engine: &mut TorchEngine, identifiers: &[usize]| -> Result<usize> {
+        let mut right = 0;
+        engine.infer_as(identifiers, &inputs, 4, 0, &mut |_, answers, _| {
+            right = answers.iter().zip(&labels).filter(|(a, l)| a == l).count()
+        })?;
+        Ok(right)
+    };
+    let (own, swapped) = (right(&mut engine, &[1, 2, 3])?, right(&mut engine, &[2, 3, 1])?);
+    // By chance a quarter is right, and as much of both.
+    assert!(own > BATCH * CELLS / 2 && swapped < BATCH * CELLS / 3, "{own} and {swapped} of {} cells", BATCH * CELLS);
+    assert!(right(&mut engine, &[4, 0, 0]).unwrap_err().to_string().contains("puzzle identifier 4, expected below 4"));
+    assert!(right(&mut engine, &[1]).unwrap_err().to_string().contains("1 values, expected 3"));
     Ok(())
 }
 
