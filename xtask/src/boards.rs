@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use crate::memories::{self, Memory};
 use crate::test::{Done, must};
 use crate::{bare, cargo};
 
@@ -12,14 +13,18 @@ pub struct Board {
     /// Folder, and name in reports.
     pub name: &'static str,
     target: &'static str,
+    /// The emulated board with such a processor.
+    pub like: &'static str,
+    /// What the network gets.
+    pub memory: Memory,
 }
 
 /// All of them.
 pub const BOARDS: [Board; 4] = [
-    Board { name: "pico2", target: "thumbv8m.main-none-eabihf" },
-    Board { name: "nucleo-h743", target: "thumbv7em-none-eabihf" },
-    Board { name: "nrf52840-dk", target: "thumbv7em-none-eabihf" },
-    Board { name: "esp32-c3", target: "riscv32imc-unknown-none-elf" },
+    Board { name: "pico2", target: "thumbv8m.main-none-eabihf", like: "mps2-an505", memory: memories::RP2350 },
+    Board { name: "nucleo-h743", target: "thumbv7em-none-eabihf", like: "mps2-an500", memory: memories::STM32H743 },
+    Board { name: "nrf52840-dk", target: "thumbv7em-none-eabihf", like: "mps2-an386", memory: memories::NRF52840 },
+    Board { name: "esp32-c3", target: "riscv32imc-unknown-none-elf", like: "virt-rv32imc", memory: memories::ESP32_C3 },
 ];
 
 impl Board {

@@ -1,13 +1,18 @@
 //! Developer tasks: `cargo xtask TASK`. Each task is one module; nothing here does the work.
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+// What the module shared with the firmware names so.
+use hrm_core::Plan;
 
 mod bare;
 mod boards;
 mod budgets;
 mod cargo;
+mod figures;
 mod libtorch;
 mod line;
+#[path = "../../firmware/common/src/memories.rs"]
+mod memories;
 mod qemu;
 mod size;
 mod test;

@@ -8,6 +8,7 @@
 //! | [`stack`] | the most that the stack has taken |
 //! | [`faults`] | feature `emulated` or `boards`: the end of an image that cannot go on |
 //! | [`last_run`] | feature `boards`: why the run before ended |
+//! | [`memories`] | feature `boards`: what each board gives to the network |
 //! | [`port`] | feature `boards`: a serial port with an asynchronous driver |
 //! | [`drivers`] | feature `emulated`: serial ports and counters |
 #![no_std]
@@ -19,6 +20,8 @@ pub mod drivers;
 pub mod faults;
 #[cfg(feature = "boards")]
 pub mod last_run;
+#[cfg(feature = "boards")]
+pub mod memories;
 #[cfg(feature = "boards")]
 pub mod port;
 pub mod region;

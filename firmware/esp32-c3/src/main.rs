@@ -13,6 +13,7 @@ use esp_hal::system::Cpu;
 use esp_hal::time::{Duration, Instant};
 use esp_hal::usb::usb_serial_jtag::UsbSerialJtag;
 use esp_hal::{Blocking, Config};
+use hrm_firmware::memories::ESP32_C3;
 use hrm_firmware::{Plan, last_run, serve};
 use static_cell::ConstStaticCell;
 
@@ -28,12 +29,12 @@ struct Board;
 /// After this long without a segment's end the board starts anew.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// 64-bit words of the arena.
-const ARENA: usize = 255 * 1024 / 8;
+const ARENA: usize = ESP32_C3.arena;
 
 impl hrm_firmware::Board for Board {
     const NAME: &'static str = "esp32-c3";
     const SIZES: (u32, u32) = (0x18_0000, 313 << 10);
-    const PLAN: Plan = Plan { products: 96 * 1024, ..Plan::DEVICE };
+    const PLAN: Plan = ESP32_C3.plan;
     const NANOSECONDS_OF_TICKS: (u32, u32) = (1000, 1);
 
     fn start() {}

@@ -7,6 +7,7 @@ use embassy_nrf::buffered_uarte::{BufferedUarte, BufferedUarteRx, BufferedUarteT
 use embassy_nrf::peripherals::{UARTE0, WDT};
 use embassy_nrf::wdt::{self, HaltConfig, Watchdog, WatchdogHandle};
 use embassy_nrf::{bind_interrupts, config, pac, uarte};
+use hrm_firmware::memories::NRF52840;
 use hrm_firmware::port::Port;
 use hrm_firmware::{Plan, last_run, serve};
 
@@ -22,12 +23,12 @@ struct Board;
 /// Seconds without a segment's end after which the board starts anew.
 const WATCHDOG: u32 = 60;
 /// 64-bit words of the arena.
-const ARENA: usize = 220 * 1024 / 8;
+const ARENA: usize = NRF52840.arena;
 
 impl hrm_firmware::Board for Board {
     const NAME: &'static str = "nrf52840-dk";
     const SIZES: (u32, u32) = (512 << 10, 256 << 10);
-    const PLAN: Plan = Plan { products: 64 * 1024, tile: 4, ..Plan::DEVICE };
+    const PLAN: Plan = NRF52840.plan;
     // The cycle counter at 64 MHz.
     const NANOSECONDS_OF_TICKS: (u32, u32) = (125, 8);
 

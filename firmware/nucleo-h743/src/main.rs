@@ -9,6 +9,7 @@ use embassy_stm32::peripherals::{IWDG1, USART3};
 use embassy_stm32::usart::{self, BufferedInterruptHandler, BufferedUart, BufferedUartRx, BufferedUartTx};
 use embassy_stm32::wdg::IndependentWatchdog;
 use embassy_stm32::{Config, Peri, bind_interrupts, pac, rcc};
+use hrm_firmware::memories::STM32H743;
 use hrm_firmware::port::Port;
 use hrm_firmware::{Plan, last_run, serve};
 
@@ -24,14 +25,14 @@ struct Board;
 /// Microseconds without a segment's end after which the board starts anew.
 const WATCHDOG: u32 = 16_000_000;
 /// 64-bit words of the arena, all of the RAM on the AXI bus.
-const ARENA: usize = 512 * 1024 / 8;
+const ARENA: usize = STM32H743.arena;
 /// Words for weights in the form that the kernel wants, in the RAM of domain 2.
-const PACKED: usize = 256 * 1024 / 4;
+const PACKED: usize = STM32H743.packed;
 
 impl hrm_firmware::Board for Board {
     const NAME: &'static str = "nucleo-h743";
     const SIZES: (u32, u32) = (1 << 20, (128 + 512 + 288) << 10);
-    const PLAN: Plan = Plan::ROOMY;
+    const PLAN: Plan = STM32H743.plan;
     // The cycle counter at 400 MHz.
     const NANOSECONDS_OF_TICKS: (u32, u32) = (5, 2);
 

@@ -8,6 +8,7 @@ use embassy_executor::Executor;
 use embassy_rp::multicore::{Stack, spawn_core1};
 use embassy_rp::watchdog::{ResetReason, Watchdog};
 use embassy_time::{Duration, Instant};
+use hrm_firmware::memories::RP2350;
 use hrm_firmware::{Plan, last_run, serve};
 use static_cell::{ConstStaticCell, StaticCell};
 
@@ -17,14 +18,14 @@ struct Board;
 /// No segment takes as long, on any kernel.
 const WATCHDOG: Duration = Duration::from_secs(16);
 /// 64-bit words of the arena.
-const ARENA: usize = 271 * 1024 / 8;
+const ARENA: usize = RP2350.arena;
 /// Words for weights in the form that the kernel wants.
-const PACKED: usize = 198 * 1024 / 4;
+const PACKED: usize = RP2350.packed;
 
 impl hrm_firmware::Board for Board {
     const NAME: &'static str = "pico2";
     const SIZES: (u32, u32) = (1 << 20, 520 << 10);
-    const PLAN: Plan = Plan { products: 112 * 1024, ..Plan::DEVICE };
+    const PLAN: Plan = RP2350.plan;
     const NANOSECONDS_OF_TICKS: (u32, u32) = (1000, 1);
 
     fn start() {
