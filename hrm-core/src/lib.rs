@@ -15,6 +15,7 @@ pub mod network;
 pub mod rng;
 pub mod schedule;
 pub mod solve;
+mod state;
 pub mod task;
 #[cfg(feature = "std")]
 pub mod testing;
@@ -24,5 +25,5 @@ pub use format::{FormatError, ModelView};
 pub use iterate::{Halt, Iteration, Policy, Segment};
 pub use kernels::Kernel;
 pub use memory::{MemoryError, Plan, Schedule, required_bytes};
-pub use network::{InputError, Network, Place, Residual, Run};
+pub use network::{InputError, Network, Part, Place, Residual, Run};
 pub use solve::{Outcome, Select, Solver};

@@ -9,7 +9,9 @@ use crate::kernels::{Columns, Kernel};
 use crate::layers::{self, AttentionShape, Groups, Packed, Scratch};
 use crate::lean::{self, Caching, Rows};
 use crate::memory::{Carver, MemoryError, Plan, Regions, Schedule};
-use crate::rng::{GOLDEN, Purpose, Stream, mix};
+use crate::rng::{Purpose, Stream, mix};
+pub use crate::state::Residual;
+use crate::state::hash_words;
 
 /// A model bound to a kernel. Cheap to copy; holds no state.
 #[derive(Clone, Copy, Debug)]
@@ -239,23 +241,24 @@ impl fmt::Display for Place {
     }
 }
 
-/// Change of z_H over a segment: `sum |z' - z|` and `sum |z'|`.
+/// A part of a segment that has just been done, as [`Run::segment_parts`] tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
-pub struct Residual {
-    /// `sum |z_H' - z_H|`.
-    pub change: u64,
-    /// `sum |z_H'|`.
-    pub size: u64,
+pub enum Part {
+    /// The input added to z_L, or z_L to z_H.
+    Input,
+    /// Attention of a layer.
+    Attention(Place),
+    /// The gated MLP over the tokens of a layer.
+    TokenMlp(Place),
+    /// The gated MLP over the channels, with its group sums: the last of every layer.
+    GatedMlp(Place),
+    /// Answer and Q read from z_H.
+    Heads,
 }
 
-impl Residual {
-    /// The ratio, 0 at a fixed point of z_H.
-    #[must_use]
-    pub fn ratio(&self) -> f32 {
-        if self.size == 0 { 0.0 } else { self.change as f32 / self.size as f32 }
-    }
-}
+/// Told of every part of a segment, with the tensor that it has changed (in two pieces; nothing for [`Part::Heads`]).
+type Watch<'w> = Option<&'w mut dyn FnMut(Part, [&[i16]; 2])>;
 
 impl<'a, 'm> Run<'a, 'm> {
     /// Divides `arena` (at least [`Network::required_bytes`]) for one run at a time.
@@ -434,26 +437,50 @@ impl<'a, 'm> Run<'a, 'm> {
 
     /// Runs one segment, then reads the heads. Returns how many cells of the answer changed.
     pub fn segment(&mut self) -> u16 {
-        self.segment_watched(None)
+        self.segment_telling(None)
+    }
+
+    /// As [`Run::segment`]; `done` is told of every part as it ends, to measure how long it took.
+    pub fn segment_parts(&mut self, done: &mut dyn FnMut(Part)) -> u16 {
+        self.segment_telling(Some(&mut |part, _| done(part)))
     }
 
     /// As [`Run::segment`]; after every layer `watch` is told its place and the hash of the tensor it has changed (z_L or z_H alone, in
     /// the way of [`Run::hash`]). Two machines that differ do so first at one place.
-    pub fn segment_watched(&mut self, mut watch: Option<&mut dyn FnMut(Place, u64)>) -> u16 {
+    pub fn segment_watched(&mut self, watch: Option<&mut dyn FnMut(Place, u64)>) -> u16 {
+        let Some(watch) = watch else { return self.segment() };
+        self.segment_telling(Some(&mut |part, [front, rest]| {
+            if let Part::GatedMlp(place) = part {
+                watch(place, mix(hash_words(hash_words(0, front), rest)));
+            }
+        }))
+    }
+
+    fn segment_telling(&mut self, mut watch: Watch<'_>) -> u16 {
         let c = *self.network.view.config();
         self.keep_previous();
         for h_cycle in 0..c.h_cycles {
             for l_cycle in 0..c.l_cycles {
                 self.inject_input();
+                if let Some(watch) = &mut watch {
+                    watch(Part::Input, [self.z_l, self.z_l_rest]);
+                }
                 self.module(Place { h_cycle, l_cycle: Some(l_cycle), layer: 0 }, &mut watch);
             }
             let (front, rest) = self.z_h.split_at_mut(self.z_l.len().min(self.z_h.len()));
             for (h, l) in [(front, &*self.z_l), (rest, &*self.z_l_rest)] {
                 self.network.kernel.add(h, l);
             }
+            if let Some(watch) = &mut watch {
+                watch(Part::Input, [self.z_h, &[]]);
+            }
             self.module(Place { h_cycle, l_cycle: None, layer: 0 }, &mut watch);
         }
-        self.read_heads()
+        let changed = self.read_heads();
+        if let Some(watch) = &mut watch {
+            watch(Part::Heads, [&[], &[]]);
+        }
+        changed
     }
 
     /// A segment computed elsewhere, such as by an exported graph: `compute` takes the tokens `[S]` and replaces z_H and z_L
@@ -486,7 +513,7 @@ impl<'a, 'm> Run<'a, 'm> {
     }
 
     /// Runs the module of `place` in place on its carry.
-    fn module(&mut self, place: Place, watch: &mut Option<&mut dyn FnMut(Place, u64)>) {
+    fn module(&mut self, place: Place, watch: &mut Watch<'_>) {
         let which = usize::from(place.l_cycle.is_none());
         let Network { view, kernel, groups, .. } = self.network;
         let c = *view.config();
@@ -496,14 +523,22 @@ impl<'a, 'm> Run<'a, 'm> {
         let s = &mut self.scratch;
         for l in 0..c.layers(stored) {
             let block = view.block(stored, l);
+            let place = Place { layer: l as u8, ..place };
+            let mut tell = |part, front: &[i16], rest: &[i16]| {
+                if let Some(watch) = watch {
+                    watch(part, [front, rest]);
+                }
+            };
             let mut packed = Packed { words: self.network.packed_block(stored, l), kernel };
             if let Some(a) = &block.attention {
                 let group_ids = |head: usize| (c.mixer == Mixer::GroupAttention).then(|| view.groups(head % groups.count.max(1)));
                 let shape = AttentionShape { channels: ch, heads: usize::from(c.heads), rope: view.rope(), group_ids: &group_ids };
                 layers::attention(a, x, &shape, s, &mut packed);
+                tell(Part::Attention(place), x, rest);
             }
             if let Some(t) = &block.token_mlp {
                 layers::token_mlp(t, x, ch, s, &mut packed);
+                tell(Part::TokenMlp(place), x, rest);
             }
             let with_groups = (c.mixer == Mixer::GroupSum).then_some(&groups);
             match s.schedule {
@@ -513,9 +548,7 @@ impl<'a, 'm> Run<'a, 'm> {
                     lean::gated_mlp(&block.mlp, &mut rows, with_groups, s, &mut packed);
                 }
             }
-            if let Some(watch) = watch {
-                watch(Place { layer: l as u8, ..place }, mix(hash_words(hash_words(0, x), rest)));
-            }
+            tell(Part::GatedMlp(place), x, rest);
         }
     }
 
@@ -590,12 +623,7 @@ impl<'a, 'm> Run<'a, 'm> {
     /// Change of z_H over the last segment, if the plan keeps it.
     #[must_use]
     pub fn residual(&self) -> Option<Residual> {
-        let mut r = Residual { change: 0, size: 0 };
-        for (&new, &old) in self.z_h.iter().zip(&*self.previous) {
-            r.change += u64::from(new.abs_diff(old));
-            r.size += u64::from(new.unsigned_abs());
-        }
-        (!self.previous.is_empty()).then_some(r)
+        (!self.previous.is_empty()).then(|| Residual::between(self.previous, self.z_h))
     }
 
     /// Hash of the whole carry, over the 64-bit words of z_H, then z_L (`docs/numerics.md`).
@@ -614,14 +642,6 @@ impl<'a, 'm> Run<'a, 'm> {
     pub fn carry_mut(&mut self) -> (&mut [i16], &mut [i16]) {
         (self.z_h, self.z_l)
     }
-}
-
-/// Folds four elements at a time into `hash`; a last incomplete word is filled with zeros.
-fn hash_words(hash: u64, z: &[i16]) -> u64 {
-    z.chunks(4).fold(hash, |h, chunk| {
-        let word = chunk.iter().rev().fold(0u64, |w, &x| w << 16 | u64::from(x as u16));
-        (h.rotate_left(23) ^ word).wrapping_mul(GOLDEN)
-    })
 }
 
 /// Most channels, whose view is taken at a time where the heads are read.

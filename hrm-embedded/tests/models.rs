@@ -138,6 +138,11 @@ fn bench_reports_kernels_and_models() {
     for row in models {
         assert!(row["name"].is_string() && row["kernel"].is_string(), "{row}");
         ["puzzles_per_second", "ms_p50", "ms_p99", "gmacs", "percent_of_mac_time"].iter().for_each(|key| number(row, key));
+        // Of the kernel in use, the parts make the whole.
+        let parts = row["parts"].as_array().unwrap();
+        let sum: f64 = parts.iter().map(|part| part["percent"].as_f64().unwrap()).sum();
+        let expected = if row["kernel"] == report["chosen"]["kernel"] { 100.0 } else { 0.0 };
+        assert!((sum - expected).abs() < 1e-6 && parts.iter().all(|part| part["us"].as_f64().unwrap() >= 0.0), "{row}");
     }
     for kernel in hrm_core::Kernel::available() {
         assert!(kernels.iter().any(|k| k["name"] == kernel.name()) && models.iter().any(|m| m["kernel"] == kernel.name()));

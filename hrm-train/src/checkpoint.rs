@@ -1,7 +1,8 @@
 //! Files that are whole or not there: checkpoints of a run, models, tensors.
 //!
 //! A checkpoint is `last-G.safetensors` (everything the engine needs) and `last-G.json` (everything else, and size and CRC-32 of the
-//! tensors); `G` grows by one each time. `last.json` is a copy of the newest of these and is replaced in one rename, after all it
+//! tensors); `G` grows by one each time. Tensors of more than 16 MiB are cut into `last-G.safetensors.0`, `.1`, ..: put together in this
+//! order they are the safetensors file. `last.json` is a copy of the newest of these and is replaced in one rename, after all it
 //! names has reached the disk. So a kill or a full disk at any moment leaves the previous pair in place.
 
 use std::collections::HashMap;
@@ -17,8 +18,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Tensors;
 
-/// Layout of the JSON; raised when an older reader would misread it.
-const FORMAT: u32 = 1;
+/// Layout of the JSON; raised when an older reader would misread it. Layout 2 has several files of tensors, layout 1 one.
+const FORMATS: [u32; 2] = [1, 2];
+
+/// Largest file of a checkpoint's tensors, in bytes.
+const PART: usize = 16 << 20;
 
 /// Writes `bytes` to `path`: into `path.tmp`, to the disk, then renamed. On failure the old file is untouched and the temporary is gone.
 ///
@@ -123,8 +127,33 @@ struct Document<T> {
     format: u32,
     hrm_version: String,
     generation: u64,
-    tensors: FileReference,
+    tensors: Parts,
     content: T,
+}
+
+/// The file of the tensors, or its parts in order.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a file or a list of files")]
+enum Parts {
+    One(FileReference),
+    Many(Vec<FileReference>),
+}
+
+impl Parts {
+    /// Names `bytes`, cut into parts of at most `size` bytes.
+    fn new(name: &str, bytes: &[u8], size: usize) -> Self {
+        if bytes.len() <= size {
+            return Self::One(FileReference::new(name.to_owned(), bytes));
+        }
+        Self::Many(bytes.chunks(size).enumerate().map(|(i, part)| FileReference::new(format!("{name}.{i}"), part)).collect())
+    }
+
+    fn files(&self) -> &[FileReference] {
+        match self {
+            Self::One(file) => std::slice::from_ref(file),
+            Self::Many(files) => files,
+        }
+    }
 }
 
 /// The part of a [`Document`] that says how to read the rest.
@@ -141,6 +170,8 @@ pub struct Checkpoints {
     folder: PathBuf,
     keep: usize,
     generation: u64,
+    /// Largest file of tensors.
+    part: usize,
     /// Held as long as the run lives, so that two processes never write into one folder. Freed by the system when the process dies.
     _lock: File,
 }
@@ -163,7 +194,7 @@ impl Checkpoints {
             Ok(text) => serde_json::from_slice::<Head>(&text).map_or(0, |head| head.generation),
             Err(_) => 0,
         };
-        Ok(Self { folder: folder.to_owned(), keep, generation, _lock: lock })
+        Ok(Self { folder: folder.to_owned(), keep, generation, part: PART, _lock: lock })
     }
 
     /// Whether the folder holds a checkpoint.
@@ -179,16 +210,17 @@ impl Checkpoints {
     pub fn save<T: Serialize>(&mut self, content: &T, state: &Tensors) -> anyhow::Result<()> {
         let generation = self.generation + 1;
         let bytes = encode_tensors(state, None)?;
-        let tensors = FileReference::new(format!("last-{generation}.safetensors"), &bytes);
-        let document = Document { format: FORMAT, hrm_version: env!("CARGO_PKG_VERSION").to_owned(), generation, tensors, content };
+        let tensors = Parts::new(&format!("last-{generation}.safetensors"), &bytes, self.part);
+        let format = FORMATS[usize::from(matches!(tensors, Parts::Many(_)))];
+        let document = Document { format, hrm_version: env!("CARGO_PKG_VERSION").to_owned(), generation, tensors, content };
         let json = serde_json::to_vec_pretty(&document)?;
-        let tensors = self.folder.join(&document.tensors.file);
+        let mut parts = document.tensors.files().iter().zip(bytes.chunks(self.part));
         let own = self.folder.join(format!("last-{generation}.json"));
-        let written = write_atomic(&tensors, &bytes).and_then(|()| write_atomic(&own, &json));
+        let written =
+            parts.try_for_each(|(file, part)| write_atomic(&self.folder.join(&file.file), part)).and_then(|()| write_atomic(&own, &json));
         if let Err(error) = written.and_then(|()| write_atomic(&self.folder.join("last.json"), &json)) {
             // Nothing names these files: give their space back.
-            let _ = fs::remove_file(&tensors);
-            let _ = fs::remove_file(&own);
+            self.remove(|g| g == generation);
             return Err(error).context("the checkpoint could not be written; the previous one is still valid");
         }
         self.generation = generation;
@@ -215,18 +247,12 @@ impl Checkpoints {
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> anyhow::Result<(T, Tensors)> {
         let path = self.folder.join(name);
-        let text = fs::read(&path).with_context(|| format!("cannot read the checkpoint {}", path.display()))?;
-        let head: Head = serde_json::from_slice(&text).with_context(|| format!("{} is no checkpoint", path.display()))?;
-        ensure!(
-            head.format == FORMAT,
-            "{} has layout {} (written by hrm-train {}), expected {FORMAT}",
-            path.display(),
-            head.format,
-            head.hrm_version
-        );
-        let document: Document<T> = serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?;
-        let bytes = document.tensors.read(&self.folder)?;
-        let (tensors, _) = decode_tensors(&bytes).with_context(|| document.tensors.file.clone())?;
+        let document: Document<T> = document(&path)?;
+        let mut bytes = Vec::new();
+        for file in document.tensors.files() {
+            bytes.extend(file.read(&self.folder)?);
+        }
+        let (tensors, _) = decode_tensors(&bytes).with_context(|| format!("the tensors of {}", path.display()))?;
         Ok((document.content, tensors))
     }
 
@@ -242,14 +268,38 @@ impl Checkpoints {
     /// Removes checkpoints older than the kept ones, what a killed process left half written, and generations nothing names.
     fn remove_unneeded(&self) {
         let keep = self.keep as u64;
-        for g in self.generations() {
-            if g + keep < self.generation || g > self.generation {
-                for extension in ["json", "safetensors", "json.tmp", "safetensors.tmp"] {
-                    let _ = fs::remove_file(self.folder.join(format!("last-{g}.{extension}")));
-                }
+        self.remove(|g| g + keep < self.generation || g > self.generation);
+    }
+
+    /// Removes the files of generations, as far as the system lets it.
+    fn remove(&self, unneeded: impl Fn(u64) -> bool) {
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().and_then(generation_of).is_some_and(&unneeded) {
+                let _ = fs::remove_file(entry.path());
             }
         }
     }
+}
+
+/// What a run wrote into its last checkpoint besides the tensors, which are not read.
+///
+/// # Errors
+/// The file is missing, damaged or of another layout.
+pub fn content<T: DeserializeOwned>(folder: &Path) -> anyhow::Result<T> {
+    Ok(document(&folder.join("last.json"))?.content)
+}
+
+fn document<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Document<T>> {
+    let text = fs::read(path).with_context(|| format!("cannot read the checkpoint {}", path.display()))?;
+    let head: Head = serde_json::from_slice(&text).with_context(|| format!("{} is no checkpoint", path.display()))?;
+    ensure!(
+        FORMATS.contains(&head.format),
+        "{} has layout {} (written by hrm-train {}), expected one of {FORMATS:?}",
+        path.display(),
+        head.format,
+        head.hrm_version
+    );
+    serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
 }
 
 fn generation_of(name: &str) -> Option<u64> {
@@ -301,6 +351,44 @@ mod tests {
         assert!(message.contains("damaged") && message.contains("last-1.json"), "{message}");
         fs::write(folder.path().join("last.json"), "{}").unwrap();
         assert!(format!("{:#}", checkpoints.load::<u32>().unwrap_err()).contains("no checkpoint"));
+    }
+
+    #[test]
+    fn large_tensors_are_cut_and_put_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut checkpoints = Checkpoints::open(folder.path(), 0).unwrap();
+        checkpoints.part = 32;
+        for i in 0..2u32 {
+            checkpoints.save(&i, &state(i as f32)).unwrap();
+        }
+        let names = || {
+            let mut names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            names.retain(|name| name.starts_with("last-"));
+            names.sort();
+            names
+        };
+        let parts: Vec<_> = names().into_iter().filter(|name| name.contains("safetensors")).collect();
+        assert!(parts.len() >= 3 && parts[0] == "last-2.safetensors.0", "{parts:?}");
+        let sizes: Vec<_> = parts.iter().map(|name| fs::metadata(folder.path().join(name)).unwrap().len()).collect();
+        assert!(sizes.iter().all(|&bytes| (1..=32).contains(&bytes)), "{sizes:?}");
+        let (i, tensors) = checkpoints.load::<u32>().unwrap();
+        assert_eq!((i, bits(&tensors)), (1, bits(&state(1.0))));
+        let whole: Vec<u8> = parts.iter().flat_map(|name| fs::read(folder.path().join(name)).unwrap()).collect();
+        assert_eq!(bits(&decode_tensors(&whole).unwrap().0), bits(&tensors));
+        // A part that is missing or damaged is named.
+        let path = folder.path().join(&parts[1]);
+        let good = fs::read(&path).unwrap();
+        fs::write(&path, &good[1..]).unwrap();
+        let message = format!("{:#}", checkpoints.load::<u32>().unwrap_err());
+        assert!(message.contains("last-2.safetensors.1 is damaged"), "{message}");
+        fs::remove_file(&path).unwrap();
+        assert!(format!("{:#}", checkpoints.load::<u32>().unwrap_err()).contains("last-2.safetensors.1"));
+        fs::write(&path, good).unwrap();
+        // Fewer parts, or one file: nothing of before stays.
+        checkpoints.part = PART;
+        checkpoints.save(&2, &state(2.0)).unwrap();
+        assert_eq!(names(), ["last-3.json", "last-3.safetensors"]);
+        assert_eq!(checkpoints.load::<u32>().unwrap().0, 2);
     }
 
     #[test]

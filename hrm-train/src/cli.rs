@@ -4,21 +4,26 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hrm_core::Start;
 use hrm_core::solve::Select;
 use hrm_train::analyze::{self, Analyze};
-use hrm_train::data::npy::{self, Grouped};
-use hrm_train::data::{GeneratorOptions, PuzzleSet, Side, csv, generate};
+use hrm_train::data::grid::GridKind;
+use hrm_train::data::{PuzzleSet, csv, grid_npy};
 use hrm_train::evaluate::{Float, Model, Report, evaluate};
+use hrm_train::evaluate_grid;
 use hrm_train::evaluate_int8::Int8;
+use hrm_train::examples;
 use hrm_train::export::export;
 use hrm_train::guesses::{self, GuessOptions, GuessReport};
 use hrm_train::model_file::FloatModel;
 use hrm_train::quantize::command::{self, Quantize};
+use hrm_train::queue::{self, Queue, State};
 use hrm_train::run_config::{EngineKind, RunConfig, find_config, resolve_threads};
 use hrm_train::train::{StartOptions, train};
+
+mod data;
 
 #[derive(Parser)]
 #[command(name = "hrm-train", version, about = "Train, quantise and analyse Hierarchical Reasoning Models")]
@@ -31,6 +36,8 @@ struct Cli {
 enum Command {
     /// Train a model from a TOML config.
     Train(Train),
+    /// List the planned runs, or train the next of them for one slice of time.
+    Queue(QueueArguments),
     /// Score a trained model on puzzles with answers.
     Eval(Eval),
     /// Repeat the experiments of "Reasoning or Guessing" (arXiv 2601.10679) on a model, float or int8.
@@ -41,7 +48,7 @@ enum Command {
     Export(Export),
     /// Make, convert and filter puzzle files.
     #[command(subcommand)]
-    Data(Data),
+    Data(data::Data),
     /// Print a config with every field documented: the defaults, or a file with its overrides resolved.
     Config {
         /// The TOML file; none: the defaults.
@@ -65,11 +72,33 @@ struct Train {
     /// Stop with a checkpoint at this step; the learning rate still follows train.steps.
     #[arg(long, value_name = "STEP")]
     stop_after: Option<u64>,
+    /// Stop with a checkpoint after about so many seconds; --resume goes on, here or on another machine.
+    #[arg(long, value_name = "N", value_parser = seconds)]
+    seconds: Option<f64>,
     /// Folder of the run [default: runs/NAME of the config].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Override a field: section.key=value (see `hrm-train config`).
     #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Args)]
+struct QueueArguments {
+    /// The queue file.
+    #[arg(default_value = queue::DEFAULT)]
+    file: PathBuf,
+    /// Train the first open run that needs nothing, from its last checkpoint in runs/NAME, for one slice.
+    #[arg(long)]
+    run: bool,
+    /// With --run: this run instead.
+    #[arg(long, requires = "run")]
+    name: Option<String>,
+    /// With --run: length of the slice; it ends at a checkpoint. The default leaves a minute of ten for what comes before and after.
+    #[arg(long, value_name = "N", value_parser = seconds, default_value_t = 540.0, requires = "run")]
+    seconds: f64,
+    /// With --run: override a field, such as the data's place on this machine: section.key=value.
+    #[arg(long, value_name = "KEY=VALUE", requires = "run")]
     set: Vec<String>,
 }
 
@@ -81,8 +110,9 @@ struct Eval {
     /// With an int8 --model: the float model it was made from, to score too and to compare states with.
     #[arg(long, value_name = "DIR|FILE")]
     reference: Option<PathBuf>,
-    /// Puzzles with answers: source,question,answer,rating; plain or .gz.
-    #[arg(long, value_name = "CSV")]
+    /// Puzzles with answers: source,question,answer,rating; plain or .gz. For models of mazes and ARC also a folder in the public npy layout,
+    /// of which the split `test` is taken.
+    #[arg(long, value_name = "CSV|DIR")]
     data: PathBuf,
     /// Only the first N puzzles.
     #[arg(long)]
@@ -158,86 +188,16 @@ enum Engine {
     Torch,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum SideArgument {
-    Any,
-    Train,
-    Test,
-}
-
-#[derive(Subcommand)]
-enum Data {
-    /// Generate puzzles with one solution.
-    Generate {
-        /// 4, 6 or 9.
-        #[arg(long, default_value_t = 9)]
-        size: usize,
-        /// How many.
-        #[arg(long)]
-        n: usize,
-        /// Seed of the generator.
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        /// Search for puzzles that need guesses.
-        #[arg(long)]
-        hard: bool,
-        /// Up to so many givens are added to each minimal puzzle.
-        #[arg(long, default_value_t = 0)]
-        extra_givens: usize,
-        /// Classes never trained on (test), those `data.generate` trains on (train), or all.
-        #[arg(long, value_enum, default_value_t = SideArgument::Any)]
-        side: SideArgument,
-        /// CSV file to write; .gz compresses.
-        #[arg(long, value_name = "CSV")]
-        out: PathBuf,
-    },
-    /// CSV to the public npy dataset layout, or back: whichever `--from` is.
-    Convert {
-        /// A CSV file, or a folder with the splits of a dataset.
-        #[arg(long, value_name = "CSV|DIR")]
-        from: PathBuf,
-        /// A folder, or a CSV file.
-        #[arg(long, value_name = "DIR|CSV")]
-        to: PathBuf,
-        /// Split of the dataset: train or test.
-        #[arg(long, default_value = "train")]
-        split: String,
-        /// Random symmetric copies of each puzzle, to npy only.
-        #[arg(long, default_value_t = 0)]
-        copies: usize,
-        /// Add an easier version of each puzzle and each copy, to npy only.
-        #[arg(long)]
-        easier: bool,
-        /// Seed of copies and easier versions.
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-    },
-    /// Drop puzzles that share their solution class with sets that must stay unseen.
-    Filter {
-        /// The puzzles.
-        #[arg(long, value_name = "CSV")]
-        from: PathBuf,
-        /// Their sidecar, row by row.
-        #[arg(long, value_name = "CSV")]
-        meta: PathBuf,
-        /// Sidecars of the unseen sets.
-        #[arg(long, value_name = "CSV", required = true)]
-        exclude_meta: Vec<PathBuf>,
-        /// CSV file to write.
-        #[arg(long, value_name = "CSV")]
-        out: PathBuf,
-    },
-}
-
 /// Parses the arguments and runs the command; errors go to stderr as one line, the exit status is 1 then.
 pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(args) => run_train(&args),
+        Command::Queue(args) => run_queue(&args),
         Command::Eval(args) => run_eval(&args),
         Command::Analyze(args) => analyze::run(&args).and_then(|text| print_out(&text)),
         Command::Quantize(args) => command::run(&args).and_then(|text| print_out(&text)),
         Command::Export(Export { onnx, out }) => export(&onnx, &out).map(|bytes| eprintln!("{bytes} bytes in {}", out.display())),
-        Command::Data(args) => run_data(args),
+        Command::Data(args) => data::run(args),
         Command::Config { config, set } => run_config(config.as_deref(), &set),
     };
     match result {
@@ -256,13 +216,39 @@ fn run_train(args: &Train) -> anyhow::Result<()> {
         None => Path::new("runs").join(find_config(&args.config)?.file_stem().context("the config has no file name")?),
     };
     print_out(&format!("{}\n", toml::to_string(&config)?))?;
-    let start = StartOptions { resume: args.resume, accept_changes: args.accept_changes, stop_after: args.stop_after };
+    let start =
+        StartOptions { resume: args.resume, accept_changes: args.accept_changes, stop_after: args.stop_after, seconds: args.seconds };
     let summary = train(&config, &folder, start)?;
     let best = summary.best.map_or("no evaluation yet".to_owned(), |b| {
         format!("best on held-out training puzzles: {}/{} exact at step {}", b.exact, b.puzzles, b.step)
     });
     eprintln!("done after {:.0} s; {best}; model in {}", summary.seconds, folder.join("model.safetensors").display());
     Ok(())
+}
+
+fn run_queue(args: &QueueArguments) -> anyhow::Result<()> {
+    let queue = Queue::load(&args.file)?;
+    let here = Path::new("");
+    if !args.run {
+        return print_out(&queue.list(here)?);
+    }
+    let run = queue.next(here, args.name.as_deref())?;
+    eprintln!("{}: {}", run.name, run.hypothesis);
+    queue::slice(run, here, args.seconds, &args.set)?;
+    let state = run.state(here)?;
+    eprintln!("{}: {state}", run.name);
+    if state == State::Trained {
+        eprintln!("predicted: {}\nthe figure: {}\nwrite it into {} as the outcome", run.predicted, run.command, args.file.display());
+    }
+    Ok(())
+}
+
+/// A time above 0.
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 1e9 => Ok(seconds),
+        _ => Err("expected seconds, more than 0 and at most 1e9".to_owned()),
+    }
 }
 
 /// `eval --guesses`.
@@ -295,18 +281,41 @@ fn run_guesses(args: &Eval, set: &PuzzleSet, kind: EngineKind, most: u16) -> any
     print_out(&if args.json { format!("{}\n", serde_json::to_string_pretty(&report)?) } else { report.to_string() })
 }
 
+/// `eval` of a model of mazes or ARC.
+fn run_grid(args: &Eval, kind: GridKind, model: &FloatModel, engine: EngineKind, at: &[usize]) -> anyhow::Result<()> {
+    ensure!(args.reference.is_none() && args.guesses.is_none(), "--reference and --guesses are for Sudoku models");
+    let (mut set, _) = examples::read(&args.data, "test", kind)?;
+    let (found, expected) = (set.cells(), model.spec.config.tokens);
+    ensure!(found == usize::from(expected), "the model is made for {expected} cells, {} holds grids of {found}", args.data.display());
+    let names = if args.data.is_dir() { grid_npy::read_names(&args.data)? } else { Vec::new() };
+    if let Some(n) = args.n {
+        set = set.select(0..n.min(set.len()));
+    }
+    let mut engine = model.engine(engine, &args.device, resolve_threads(args.threads))?;
+    let report = evaluate_grid::evaluate(engine.as_mut(), &set, &names, at, args.seed, &mut |done| eprint!("\r{done} examples"))?;
+    eprintln!();
+    print_out(&if args.json { format!("{}\n", serde_json::to_string_pretty(&report)?) } else { report.to_string() })
+}
+
 fn run_eval(args: &Eval) -> anyhow::Result<()> {
     ensure!(args.segments >= 1, "--segments is 0, expected at least 1");
-    let set = csv::read(&args.data)?;
     let kind = match args.engine {
         Engine::Fused => EngineKind::Fused,
         Engine::Torch => EngineKind::Torch,
     };
+    let mut at: Vec<usize> = (0..).map(|i| 1 << i).take_while(|&s| s < args.segments).collect();
+    at.push(args.segments);
+    let is_int8 = args.model.extension().is_some_and(|e| e == "hrm");
+    if !is_int8 {
+        let model = FloatModel::load(&args.model)?;
+        if let Some(grid) = model.record.as_ref().and_then(|r| r.config.task.kind.grid()) {
+            return run_grid(args, grid, &model, kind, &at);
+        }
+    }
+    let set = csv::read(&args.data)?;
     if let Some(most) = args.guesses {
         return run_guesses(args, &set, kind, most);
     }
-    let mut at: Vec<usize> = (0..).map(|i| 1 << i).take_while(|&s| s < args.segments).collect();
-    at.push(args.segments);
     let threads = resolve_threads(args.threads);
     let score = |model: &mut dyn Model, tokens: u16| {
         ensure!(
@@ -325,7 +334,6 @@ fn run_eval(args: &Eval) -> anyhow::Result<()> {
         let report = score(&mut Float(engine.as_mut()), model.spec.config.tokens)?;
         Ok((model, report))
     };
-    let is_int8 = args.model.extension().is_some_and(|e| e == "hrm");
     ensure!(is_int8 || args.reference.is_none(), "--reference goes with an int8 --model (.hrm), {} is none", args.model.display());
     let (mut reports, mut fidelity, mut record) = (Vec::new(), None, None);
     if is_int8 {
@@ -367,45 +375,6 @@ fn run_config(path: Option<&Path>, set: &[String]) -> anyhow::Result<()> {
         None => RunConfig::parse("", set)?,
     };
     print_out(&config.to_toml()?)
-}
-
-fn run_data(args: Data) -> anyhow::Result<()> {
-    match args {
-        Data::Generate { size, n, seed, hard, extra_givens, side, out } => {
-            let side = match side {
-                SideArgument::Any => Side::Any,
-                SideArgument::Train => Side::Train,
-                SideArgument::Test => Side::Test,
-            };
-            let set = generate(&GeneratorOptions { size, seed, hard, extra_givens, side }, n)?;
-            csv::write(&out, &set)?;
-            eprintln!("{} puzzles of size {size} in {}", set.len(), out.display());
-        }
-        Data::Convert { from, to, split, copies, easier, seed } => {
-            if from.is_dir() {
-                ensure!(copies == 0 && !easier, "--copies and --easier work from CSV to npy only");
-                let data = npy::read(&from, &split)?;
-                csv::write(&to, &data.set)?;
-                eprintln!("{} puzzles in {}", data.set.len(), to.display());
-            } else {
-                if to.extension().is_some_and(|e| e == "csv" || e == "gz") {
-                    bail!("{} is a CSV file and so is {}: one of them must be a dataset folder", from.display(), to.display());
-                }
-                let set = csv::read(&from)?;
-                let data = if copies > 0 || easier { Grouped::augmented(&set, copies, easier, seed)? } else { Grouped::single(set) };
-                npy::write(&to, &split, &data)?;
-                eprintln!("{} examples in {}", data.set.len(), to.join(&split).display());
-            }
-        }
-        Data::Filter { from, meta, exclude_meta, out } => {
-            let set: PuzzleSet = csv::read(&from)?;
-            let exclude: Vec<&Path> = exclude_meta.iter().map(PathBuf::as_path).collect();
-            let (kept, dropped) = csv::drop_shared_solution_classes(&set, &meta, &exclude)?;
-            csv::write(&out, &kept)?;
-            eprintln!("{} puzzles kept, {dropped} dropped, in {}", kept.len(), out.display());
-        }
-    }
-    Ok(())
 }
 
 /// Writes to stdout; a reader that has gone away (`| head`) is no error.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::PuzzleSet;
 use crate::data::rng::mix;
 use crate::engine::Engine;
+use crate::examples::Examples;
 
 /// Puzzles iterated together. Part of the definition of a result: with random starts the start of a puzzle follows from its index in
 /// the chunk and the seed of the chunk.
@@ -144,26 +145,37 @@ pub struct Report {
 
 const RATINGS: [(u32, u32); 5] = [(0, 0), (1, 9), (10, 99), (100, 999), (1000, u32::MAX)];
 
-/// Exact match and right cells after `segments` segments on the first `n` puzzles.
+/// Exact match and right cells after `segments` segments on the first `n` examples; cells whose label is 0 do not count.
 ///
 /// # Errors
 /// Failures of the engine.
-pub fn holdout(engine: &mut dyn Engine, set: &PuzzleSet, n: usize, segments: usize, seed: u64, step: u64) -> anyhow::Result<HoldoutScore> {
-    let tokens = set.sudoku.cells();
-    let (mut exact, mut right) = (0, 0);
-    let used = n.min(set.len()) * tokens;
-    for (chunk, (inputs, labels)) in set.inputs[..used].chunks(CHUNK * tokens).zip(set.labels[..used].chunks(CHUNK * tokens)).enumerate() {
-        engine.infer(inputs, segments, chunk_seed(seed, chunk), &mut |segment, answers, _| {
+pub fn holdout(engine: &mut dyn Engine, set: &Examples, n: usize, segments: usize, seed: u64, step: u64) -> anyhow::Result<HoldoutScore> {
+    let (puzzles, (inputs, labels), identifiers) = (n.min(set.len()), set.tokens(), set.identifiers());
+    let tokens = inputs.len() / set.len().max(1);
+    let (mut exact, mut right, mut of) = (0, 0, 0);
+    for chunk in 0..puzzles.div_ceil(CHUNK) {
+        let range = chunk * CHUNK..puzzles.min((chunk + 1) * CHUNK);
+        let rows = if identifiers.is_empty() { &[] } else { &identifiers[range.clone()] };
+        let cells = range.start * tokens..range.end * tokens;
+        let labels = &labels[cells.clone()];
+        engine.infer_as(rows, &inputs[cells], segments, chunk_seed(seed, chunk), &mut |segment, answers, _| {
             if segment + 1 == segments {
                 for (answer, label) in answers.chunks(tokens).zip(labels.chunks(tokens)) {
-                    let same = answer.iter().zip(label).filter(|(a, b)| a == b).count();
+                    let (same, labelled) = right_of(answer, label);
                     right += same;
-                    exact += usize::from(same == tokens);
+                    of += labelled;
+                    exact += usize::from(same == labelled);
                 }
             }
         })?;
     }
-    Ok(HoldoutScore { step, puzzles: n.min(set.len()), segments, exact, cells: right as f64 / used.max(1) as f64 })
+    Ok(HoldoutScore { step, puzzles, segments, exact, cells: right as f64 / of.max(1) as f64 })
+}
+
+/// Right cells of an answer and cells that count.
+pub(crate) fn right_of(answer: &[u8], label: &[u8]) -> (usize, usize) {
+    let counted = || answer.iter().zip(label).filter(|&(_, &l)| l != 0);
+    (counted().filter(|(a, l)| a == l).count(), counted().count())
 }
 
 /// Scores a model on the first `n` puzzles of a set after each of the numbers of segments in `at`; `progress(done)` is called now and then.
@@ -250,7 +262,7 @@ struct Tally {
     positive_wrong: usize,
 }
 
-const fn chunk_seed(seed: u64, chunk: usize) -> u64 {
+pub(crate) const fn chunk_seed(seed: u64, chunk: usize) -> u64 {
     mix(mix(seed) ^ chunk as u64)
 }
 

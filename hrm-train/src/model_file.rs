@@ -146,7 +146,11 @@ pub fn build_engine(config: &RunConfig, spec: &ModelSpec, weights: Option<&Tenso
             let mut torch = TorchOptions::new(spec, &t.device, t.dtype == crate::run_config::Dtype::Bf16, t.weight_decay);
             if let Some(public) = &mut torch.public {
                 public.halt_max_steps = t.halt_max_steps;
+                if public.puzzle_emb_ndim > 0 {
+                    public.puzzle_identifiers = config.model.identifiers;
+                }
             }
+            torch.puzzle_emb_lr_ratio = t.identifier_lr;
             Ok(match weights {
                 None => Box::new(TorchEngine::new(spec, &options, &torch)?),
                 Some(weights) => Box::new(TorchEngine::from_weights(spec, &options, &torch, weights)?),

@@ -11,7 +11,8 @@ use hrm_core::task::Sudoku;
 use hrm_core::{Config, Mixer, Start};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{EngineOptions, Gradient, Loss, OptimizerKind};
+use crate::data::grid::GridKind;
+use crate::engine::{Depth, EngineOptions, Gradient, Loss, OptimizerKind};
 use crate::spec::{Grouping, ModelSpec};
 
 /// Kind of task.
@@ -20,6 +21,22 @@ use crate::spec::{Grouping, ModelSpec};
 pub enum TaskKind {
     /// Sudoku of size 4, 6 or 9.
     Sudoku,
+    /// Shortest paths, [`crate::data::maze`].
+    Maze,
+    /// Coloured grids of ARC, [`crate::data::arc`].
+    Arc,
+}
+
+impl TaskKind {
+    /// The grid of a task without digits.
+    #[must_use]
+    pub const fn grid(self) -> Option<GridKind> {
+        match self {
+            Self::Sudoku => None,
+            Self::Maze => Some(GridKind::Maze),
+            Self::Arc => Some(GridKind::Arc),
+        }
+    }
 }
 
 /// Which implementation trains the network.
@@ -94,12 +111,28 @@ pub struct Generate {
     pub hard: bool,
     /// Up to so many givens are added to a minimal puzzle, the number uniform from 0.
     pub extra_givens: usize,
+    /// Mazes: least number of steps of the shortest path.
+    pub shortest: usize,
+    /// Mazes: without a loop, so that there is one path; else with walls at random places.
+    pub unique: bool,
 }
 
 impl Default for Generate {
     fn default() -> Self {
-        Self { n: 0, seed: 1, hard: false, extra_givens: 0 }
+        Self { n: 0, seed: 1, hard: false, extra_givens: 0, shortest: 0, unique: false }
     }
+}
+
+/// One stage of the depth curriculum.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DepthStage {
+    /// Part of the run's steps at which the stage ends, above 0 to 1.
+    pub until: f64,
+    /// H updates a segment, at most the model's.
+    pub h_cycles: u8,
+    /// L updates for each H update, at most the model's.
+    pub l_cycles: u8,
 }
 
 /// One line of a documented section.
@@ -135,9 +168,9 @@ macro_rules! section {
 section! {
     /// What is learned.
     TaskSection {
-        /// `sudoku`.
+        /// `sudoku`, `maze` or `arc`.
         kind: TaskKind = TaskKind::Sudoku,
-        /// Rows of the grid: 4, 6 or 9.
+        /// Rows of the grid: 4, 6 or 9; of a maze 3 to 64, of the square that an ARC grid stands on 2 to 64 (30 in the public data).
         size: usize = 9,
     }
 }
@@ -147,7 +180,8 @@ section! {
     DataSection {
         /// Name of the data protocol, written into the model's record (`A`, `B`, `generated`, ..).
         protocol: String = "unnamed".to_owned(),
-        /// CSV files `source,question,answer,rating` (plain or .gz) to train on; one path or a list.
+        /// CSV files `source,question,answer,rating` (plain or .gz) to train on; one path or a list. Mazes and ARC: also folders in the public
+        /// `.npy` layout, of which the split `train` is read (ARC: such folders alone, `hrm-train data arc` writes them).
         train: Paths = Paths::default(),
         /// Sidecar of each training CSV, in row order, whose last column names the class of the solution grid; one each, or none.
         meta: Paths = Paths::default(),
@@ -155,21 +189,25 @@ section! {
         exclude_meta: Paths = Paths::default(),
         /// Puzzles of the built-in generator (classes of its train side), added to those of the files; n = 0: none.
         generate: Generate = Generate::default(),
-        /// Training puzzles set aside to choose the checkpoint; with `meta`, whole solution classes are set aside.
+        /// Training puzzles set aside to choose the checkpoint; with `meta`, whole solution classes are set aside; of mazes and ARC one form of
+        /// each, and the others are dropped.
         holdout: usize = 512,
-        /// Probability that a puzzle is made easier: 1 to blanks - 1 of its blank cells are filled from the solution.
+        /// Probability that a puzzle is made easier: 1 to blanks - 1 of its blank cells are filled from the solution; Sudoku only.
         easier: f64 = 0.5,
-        /// Draw a random symmetry of the task for every puzzle.
+        /// Easier puzzles first: over so many draws that probability falls in a straight line from 1 to `easier`; 0: it never changes.
+        easier_first: u64 = 0,
+        /// Draw a random symmetry of the task for every puzzle; not for ARC, whose forms are in the data.
         symmetries: bool = true,
     }
 }
 
 section! {
-    /// The network; groupings follow from the task (row, column, box, and with digit fields the cell).
+    /// The network; groupings follow from the task: row, column, box, and with digit fields the cell; on other grids row, column and the pairs
+    /// of neighbours.
     ModelSection {
         /// `group-sum`, `attention`, `token-mlp` or `group-attention`.
         mixer: Mixer = Mixer::GroupSum,
-        /// One field of channels for each symbol, with shared weights: exactly equivariant to relabelling.
+        /// One field of channels for each symbol, with shared weights: exactly equivariant to relabelling. Sudoku only.
         fields: bool = true,
         /// One module for both updates (true) or an L module and an H module.
         shared: bool = true,
@@ -185,6 +223,8 @@ section! {
         rope: bool = false,
         /// Learned prefix tokens; 0 with groups.
         prefix: u16 = 0,
+        /// Rows of the table of puzzle embeddings, which fill the prefix tokens: as many as the data have identifiers (ARC); else 1.
+        identifiers: usize = 1,
         /// Blocks of a module, 1 to 16.
         layers: u8 = 2,
         /// H updates a segment, 1 to 16.
@@ -217,6 +257,8 @@ section! {
         batch: usize = 64,
         /// Peak learning rate.
         lr: f64 = 2e-3,
+        /// Learning rate of the puzzle embeddings, as a multiple of `lr`; torch only (HRM: 100 for ARC).
+        identifier_lr: f64 = 1.0,
         /// Steps of linear warm-up.
         warmup: u64 = 200,
         /// `constant` or `cosine`.
@@ -235,6 +277,19 @@ section! {
         loss: Loss = Loss::Softmax,
         /// `last-recursion` (every call of the last H cycle) or `one-step` (the last L and H call).
         gradient: Gradient = Gradient::LastRecursion,
+        /// Progressive depth curriculum (CGAR, arXiv 2511.08653): stages of fewer cycles, each until a part of `steps` is done; after the last
+        /// the model's own, which evaluation always has. `[{ until = 0.3, h_cycles = 1, l_cycles = 2 }, ..]`; none: always the model's.
+        depth: Vec<DepthStage> = Vec::new(),
+        /// Hierarchical supervision weighting (CGAR): the loss of a puzzle's segment `t` counts in proportion to this to the power `t - 1`, scaled
+        /// so that the mean over `halt_max_steps` segments is 1; above 0 to 1, 1: all segments count the same.
+        supervision_decay: f64 = 1.0,
+        /// Distillation: a trained model (a run folder or a `.safetensors`) whose answers are part of the target; empty: none. Relative to the
+        /// working directory.
+        teacher: String = String::new(),
+        /// Share of the target that is the teacher's answer and not the label, 0 to 1.
+        teacher_share: f64 = 0.5,
+        /// Segments after which the teacher answers.
+        teacher_segments: usize = 16,
         /// Weight of the halting loss; 0: no Q head, rows stay for `halt_max_steps`.
         q_weight: f64 = 0.1,
         /// Segments after which a row gets a new puzzle at the latest.
@@ -324,8 +379,10 @@ impl RunConfig {
         for paths in [&mut config.data.train, &mut config.data.meta, &mut config.data.exclude_meta] {
             *paths = paths.without_folders();
         }
-        if let Some(name) = Path::new(&config.train.init).file_name() {
-            config.train.init = name.to_string_lossy().into_owned();
+        for path in [&mut config.train.init, &mut config.train.teacher] {
+            if let Some(name) = Path::new(path).file_name() {
+                *path = name.to_string_lossy().into_owned();
+            }
         }
         config
     }
@@ -394,8 +451,9 @@ impl RunConfig {
     /// The rules of the task.
     ///
     /// # Errors
-    /// A size that no task has.
+    /// A size that no Sudoku has, another task.
     pub fn sudoku(&self) -> anyhow::Result<Sudoku> {
+        ensure!(self.task.kind == TaskKind::Sudoku, "task.kind is {:?}, expected sudoku here", self.task.kind);
         Sudoku::new(self.task.size).with_context(|| format!("task.size is {}, expected 4, 6 or 9", self.task.size))
     }
 
@@ -404,11 +462,19 @@ impl RunConfig {
     /// # Errors
     /// A sentence naming the field that cannot be built.
     pub fn spec(&self) -> anyhow::Result<ModelSpec> {
-        let sudoku = self.sudoku()?;
         let m = &self.model;
-        let groupings = match m.mixer {
-            Mixer::GroupSum | Mixer::GroupAttention => sudoku_groupings(sudoku, m.fields),
-            Mixer::Attention | Mixer::TokenMlp => Vec::new(),
+        let grouped = matches!(m.mixer, Mixer::GroupSum | Mixer::GroupAttention);
+        let (tokens, vocab, groupings) = match self.task.kind.grid() {
+            None => {
+                let sudoku = self.sudoku()?;
+                (sudoku.cells(), sudoku.vocab(), if grouped { sudoku_groupings(sudoku, m.fields) } else { Vec::new() })
+            }
+            Some(kind) => {
+                let size = self.task.size;
+                count("task.size", size as u64, if kind == GridKind::Maze { 3 } else { 2 }, 64)?;
+                ensure!(!m.fields, "model.fields is true, expected false with task.kind {:?}: its tokens are no digits", self.task.kind);
+                (size * size, kind.vocab(), if grouped { grid_groupings(size) } else { Vec::new() })
+            }
         };
         let spec = ModelSpec {
             config: Config {
@@ -416,10 +482,10 @@ impl RunConfig {
                 mixer: m.mixer,
                 start: m.start,
                 rope: m.rope,
-                tokens: u16::try_from(sudoku.cells())?,
+                tokens: u16::try_from(tokens)?,
                 prefix: m.prefix,
-                vocab: u16::try_from(sudoku.vocab())?,
-                fields: if m.fields { u16::try_from(sudoku.size())? } else { 1 },
+                vocab: u16::try_from(vocab)?,
+                fields: if m.fields { u16::try_from(self.task.size)? } else { 1 },
                 channels: m.channels,
                 inner: m.inner,
                 token_inner: m.token_inner,
@@ -473,6 +539,26 @@ impl RunConfig {
         }
     }
 
+    /// Depth of optimizer step `step` (the first is 0) where it is not the model's: a pure function, as the learning rate is.
+    #[must_use]
+    pub fn depth(&self, step: u64) -> Option<Depth> {
+        let progress = step as f64 / self.train.steps as f64;
+        let stage = self.train.depth.iter().find(|stage| progress < stage.until)?;
+        Some(Depth { h_cycles: stage.h_cycles, l_cycles: stage.l_cycles })
+    }
+
+    /// Factor of the loss of a puzzle's segments 1 to `halt_max_steps`; empty: 1.
+    #[must_use]
+    pub fn supervision(&self) -> Vec<f32> {
+        let t = &self.train;
+        if t.supervision_decay == 1.0 {
+            return Vec::new();
+        }
+        let raw: Vec<f64> = (0..t.halt_max_steps).scan(1.0, |w, _| Some(std::mem::replace(w, *w * t.supervision_decay))).collect();
+        let mean = raw.iter().sum::<f64>() / raw.len() as f64;
+        raw.iter().map(|w| (w / mean) as f32).collect()
+    }
+
     /// Checks every value.
     ///
     /// # Errors
@@ -491,8 +577,38 @@ impl RunConfig {
             d.train.0.len()
         );
         ensure!(d.exclude_meta.0.is_empty() || !d.meta.0.is_empty(), "data.exclude_meta needs data.meta, the sidecars of data.train");
+        if let Some(kind) = self.task.kind.grid() {
+            for (name, found) in [("data.easier", d.easier), ("data.easier_first", d.easier_first as f64)] {
+                ensure!(found == 0.0, "{name} is {found}, expected 0 with task.kind {kind:?}: there are no blanks to fill");
+            }
+            ensure!(d.meta.0.is_empty(), "data.meta goes with task.kind sudoku, found {kind:?}");
+            if kind == GridKind::Arc {
+                ensure!(!d.symmetries, "data.symmetries is true, expected false with ARC: its forms have identifiers of their own");
+                ensure!(d.generate.n == 0, "data.generate.n is {}, expected 0: there is no generator of ARC tasks", d.generate.n);
+                ensure!(t.teacher.is_empty(), "train.teacher does not go with ARC: a teacher has identifiers of its own");
+            }
+        }
+        count("model.identifiers", self.model.identifiers as u64, 1, 1 << 31)?;
+        ensure!(
+            self.model.identifiers == 1 || self.model.prefix > 0,
+            "model.identifiers is {}, but without model.prefix there are no puzzle embeddings",
+            self.model.identifiers
+        );
+        number("train.identifier_lr", t.identifier_lr, 0.0, 1e6)?;
         ensure!(d.holdout >= 1, "data.holdout is 0, expected at least 1 puzzle to choose the checkpoint with");
         number("data.easier", d.easier, 0.0, 1.0)?;
+        count("data.easier_first", d.easier_first, 0, 1 << 40)?;
+        let mut before = 0.0;
+        for (i, stage) in t.depth.iter().enumerate() {
+            let DepthStage { until, h_cycles, l_cycles } = *stage;
+            ensure!(until > before && until <= 1.0, "train.depth[{i}].until is {until}, expected above {before} to 1");
+            count(&format!("train.depth[{i}].h_cycles"), u64::from(h_cycles), 1, u64::from(self.model.h_cycles))?;
+            count(&format!("train.depth[{i}].l_cycles"), u64::from(l_cycles), 1, u64::from(self.model.l_cycles))?;
+            before = until;
+        }
+        number("train.teacher_share", t.teacher_share, 0.0, 1.0)?;
+        count("train.teacher_segments", t.teacher_segments as u64, 1, 100_000)?;
+        number("train.supervision_decay", t.supervision_decay, f64::MIN_POSITIVE, 1.0)?;
         count("train.steps", t.steps, 1, 1 << 40)?;
         count("train.batch", t.batch as u64, 1, 65_536)?;
         number("train.lr", t.lr, 0.0, 10.0)?;
@@ -529,18 +645,20 @@ impl RunConfig {
     }
 
     /// Keys of everything that decides the weights and differs between two configs, with both values (`here`, `other`). Thread count,
-    /// logging and checkpoint times do not decide them; evaluation decides which weights are shipped.
+    /// logging and checkpoint times do not decide them; evaluation decides which weights are shipped. Files are compared by name: they lie
+    /// elsewhere on another machine, and the data's check sum tells whether they are the same.
     ///
     /// # Errors
     /// A value TOML cannot hold.
     pub fn differences(&self, other: &Self) -> anyhow::Result<Vec<String>> {
         let mut found = Vec::new();
+        let (here, there) = (self.without_folders(), other.without_folders());
         let sections = [
-            ("task", self.task.entries()?, other.task.entries()?),
-            ("data", self.data.entries()?, other.data.entries()?),
-            ("model", self.model.entries()?, other.model.entries()?),
-            ("train", self.train.entries()?, other.train.entries()?),
-            ("eval", self.eval.entries()?, other.eval.entries()?),
+            ("task", here.task.entries()?, there.task.entries()?),
+            ("data", here.data.entries()?, there.data.entries()?),
+            ("model", here.model.entries()?, there.model.entries()?),
+            ("train", here.train.entries()?, there.train.entries()?),
+            ("eval", here.eval.entries()?, there.eval.entries()?),
         ];
         for (name, here, there) in sections {
             for (a, b) in here.iter().zip(&there) {
@@ -570,6 +688,29 @@ fn sudoku_groupings(sudoku: Sudoku, fields: bool) -> Vec<Grouping> {
             merge_fields: k == Sudoku::GROUPINGS - 1,
         })
         .collect()
+}
+
+/// Row, column, and the pairs of neighbours: along rows and along columns, from an even and from an odd cell on. The last four show a cell all
+/// its neighbours.
+fn grid_groupings(size: usize) -> Vec<Grouping> {
+    let pairs = size / 2 + 1;
+    let of = |id: &dyn Fn(usize, usize) -> usize| {
+        let raw: Vec<usize> = (0..size * size).map(|cell| id(cell / size, cell % size)).collect();
+        let mut used = raw.clone();
+        used.sort_unstable();
+        used.dedup();
+        // At most 64 * 33 groups: the cast cannot truncate.
+        let ids = raw.iter().map(|id| used.partition_point(|u| u < id) as u16).collect();
+        Grouping { ids, merge_fields: false }
+    };
+    vec![
+        of(&|row, _| row),
+        of(&|_, col| col),
+        of(&|row, col| row * pairs + col / 2),
+        of(&|row, col| row * pairs + col.div_ceil(2)),
+        of(&|row, col| col * pairs + row / 2),
+        of(&|row, col| col * pairs + row.div_ceil(2)),
+    ]
 }
 
 fn number(name: &str, value: f64, min: f64, max: f64) -> anyhow::Result<()> {
@@ -631,7 +772,7 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        let cases: [(&str, &[&str], &[&str]); 13] = [
+        let cases: [(&str, &[&str], &[&str]); 21] = [
             ("[data]\ngenerate = { n = 10 }\n[train]\nlearning_rate = 1", &[], &["learning_rate", "line 4"]),
             ("[trian]\nlr = 1", &[], &["trian", "line 1"]),
             ("[train]\nlr = \"x\"", &[], &["line 2"]),
@@ -644,6 +785,18 @@ mod tests {
             (MINIMAL, &["train.batch=0"], &["train.batch is 0"]),
             (MINIMAL, &["train.lr=nan"], &["train.lr is NaN"]),
             (MINIMAL, &["train.quantize=true"], &["train.quantize needs", "train.init"]),
+            (MINIMAL, &["train.depth=[{until=0.5,h_cycles=1,l_cycles=3}]"], &["train.depth[0].l_cycles is 3", "1 to 2"]),
+            (
+                MINIMAL,
+                &["train.depth=[{until=0.5,h_cycles=1,l_cycles=1},{until=0.5,h_cycles=1,l_cycles=2}]"],
+                &["depth[1].until", "above 0.5"],
+            ),
+            (MINIMAL, &["train.depth=[{until=0.5,h_cycles=1,cycles=1}]"], &["cycles"]),
+            (MINIMAL, &["train.depth=3"], &["train", "sequence"]),
+            (MINIMAL, &["train.supervision_decay=0.0"], &["train.supervision_decay is 0"]),
+            (MINIMAL, &["train.teacher_share=1.5"], &["train.teacher_share is 1.5"]),
+            (MINIMAL, &["train.teacher_segments=0"], &["train.teacher_segments is 0"]),
+            (MINIMAL, &["data.easier_first=-1"], &["-1"]),
             ("", &[], &["no training data"]),
         ];
         for (text, overrides, expected) in cases {
@@ -665,6 +818,32 @@ mod tests {
     }
 
     #[test]
+    fn grids_have_rows_columns_and_neighbours() {
+        let text = "[task]\nkind = \"maze\"\nsize = 5\n[data]\ngenerate = { n = 10 }\neasier = 0.0\n[model]\nfields = false\n";
+        let spec = RunConfig::parse(text, &[]).unwrap().spec().unwrap();
+        assert_eq!((spec.config.tokens, spec.config.vocab, spec.config.fields, spec.config.groupings), (25, 6, 1, 6));
+        assert_eq!(spec.groupings.iter().map(|g| g.largest(1)).collect::<Vec<_>>(), [5, 5, 2, 2, 2, 2]);
+        // Each pair of neighbours shares one grouping of pairs, and no others do.
+        for (a, b) in (0..25).flat_map(|a| (0..25).map(move |b| (a, b))).filter(|(a, b)| a != b) {
+            let near = (a / 5usize).abs_diff(b / 5) + (a % 5usize).abs_diff(b % 5) == 1;
+            let shared = spec.groupings[2..].iter().filter(|g| g.ids[a] == g.ids[b]).count();
+            assert_eq!(shared, usize::from(near), "{a} {b}");
+        }
+        let refusals: [(&[&str], &str); 7] = [
+            (&["task.size=65"], "task.size is 65, expected 3 to 64"),
+            (&["model.fields=true"], "model.fields is true, expected false"),
+            (&["data.easier=0.5"], "data.easier is 0.5, expected 0"),
+            (&["task.kind=arc"], "data.symmetries is true, expected false with ARC"),
+            (&["task.kind=arc", "data.symmetries=false"], "data.generate.n is 10, expected 0"),
+            (&["model.identifiers=3"], "model.identifiers is 3, but without model.prefix"),
+            (&["task.kind=labyrinth"], "labyrinth"),
+        ];
+        for (overrides, expected) in refusals {
+            assert!(refused(text, overrides).contains(expected), "{}", refused(text, overrides));
+        }
+    }
+
+    #[test]
     fn the_learning_rate_warms_up_and_anneals() {
         let set = ["train.steps=1000", "train.warmup=100", "train.lr=1.0", "train.min_ratio=0.1"].map(str::to_owned);
         let config = RunConfig::parse(MINIMAL, &set).unwrap();
@@ -676,10 +855,27 @@ mod tests {
     }
 
     #[test]
+    fn depth_and_supervision_follow_the_config() {
+        let stages = "train.depth=[{until=0.3,h_cycles=1,l_cycles=2},{until=0.6,h_cycles=2,l_cycles=4}]";
+        let sets =
+            [stages, "model.h_cycles=3", "model.l_cycles=6", "train.steps=1000", "train.supervision_decay=0.5", "train.halt_max_steps=3"];
+        let config = RunConfig::parse(MINIMAL, &sets.map(str::to_owned)).unwrap();
+        let depth = |step| config.depth(step).map(|d| (d.h_cycles, d.l_cycles));
+        assert_eq!([0, 299, 300, 599, 600, 999].map(depth), [Some((1, 2)), Some((1, 2)), Some((2, 4)), Some((2, 4)), None, None]);
+        assert_eq!(config.supervision(), [12.0 / 7.0, 6.0 / 7.0, 3.0 / 7.0].map(|w: f64| w as f32));
+        assert_eq!(RunConfig::parse(&config.to_toml().unwrap(), &[]).unwrap(), config);
+        let plain = RunConfig::parse(MINIMAL, &[]).unwrap();
+        assert_eq!((plain.depth(0), plain.supervision()), (None, Vec::new()));
+    }
+
+    #[test]
     fn only_what_decides_the_weights_counts_as_a_difference() {
         let a = RunConfig::parse(MINIMAL, &[]).unwrap();
         let b = RunConfig::parse(MINIMAL, &["train.threads=7".to_owned(), "checkpoint.seconds=1".to_owned()]).unwrap();
         assert!(a.differences(&b).unwrap().is_empty());
+        let at = |folder: &str| RunConfig::parse(MINIMAL, &[format!("data.train={folder}/a.csv")]).unwrap();
+        assert!(at("/here").differences(&at("there")).unwrap().is_empty());
+        assert_eq!(a.differences(&at("here")).unwrap().len(), 1);
         let c = RunConfig::parse(MINIMAL, &["train.steps=7".to_owned(), "train.warmup=1".to_owned()]).unwrap();
         assert_eq!(c.differences(&a).unwrap()[0], "train.steps is 7, the run was started with 10000");
     }

@@ -13,19 +13,19 @@ use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::checkpoint::{Checkpoints, write_atomic};
+use crate::checkpoint::{self, Checkpoints, write_atomic};
 use crate::data::rng::{below, generator, mix, unit};
-use crate::data::{PuzzleSet, Sampler, SamplerOptions};
-use crate::engine::{Engine, RowOutcome};
+use crate::engine::{Advice, Course, Engine, RowOutcome};
 use crate::evaluate::{self, HoldoutScore};
+use crate::examples::{self, Examples};
 use crate::model_file::{DataRecord, FloatModel, TrainingRecord, build_engine};
 use crate::monitor::{Metrics, Progress, Window, write_report};
-use crate::puzzles;
 use crate::quantize::float::FloatNet;
 use crate::quantize::weights::NetWeights;
 use crate::quantize::{self, QuantizeOptions};
 use crate::run_config::RunConfig;
 use crate::spec::ModelSpec;
+use crate::teacher::Teacher;
 
 /// Streams of the seed, so that the same counter means another number in each.
 const SAMPLER: u64 = 1;
@@ -39,6 +39,8 @@ pub struct Summary {
     pub best: Option<HoldoutScore>,
     /// Wall time over all resumes, in seconds.
     pub seconds: f64,
+    /// Optimizer steps done.
+    pub step: u64,
 }
 
 /// How to start.
@@ -50,6 +52,8 @@ pub struct StartOptions {
     pub accept_changes: bool,
     /// Stop (with a checkpoint) when this step is reached, as if the process had been ended there.
     pub stop_after: Option<u64>,
+    /// Stop (with a checkpoint) after the first step that ends so many seconds or more after the start of this process's part of the run.
+    pub seconds: Option<f64>,
 }
 
 /// One row of the batch. Its puzzle follows from `draw`, its carry is the engine's.
@@ -81,6 +85,18 @@ struct Position {
     window: Window,
 }
 
+/// Steps done and steps planned of the run in `folder`, by its last checkpoint; `None` if it has none.
+///
+/// # Errors
+/// The checkpoint cannot be read.
+pub fn position(folder: &Path) -> anyhow::Result<Option<(u64, u64)>> {
+    if !folder.join("last.json").exists() {
+        return Ok(None);
+    }
+    let run: Position = checkpoint::content(folder)?;
+    Ok(Some((run.step, run.config.train.steps)))
+}
+
 /// Trains one model in `folder` until its last step. Writes `config.toml`, `metrics.jsonl`, a TensorBoard event file, checkpoints, `report.html`, and `model.safetensors` with
 /// `model.json`: the weights that were best on the held-out puzzles so far. Progress goes to stderr.
 ///
@@ -88,6 +104,7 @@ struct Position {
 /// The data cannot be read, the folder holds another run, the disk is full, or the loss is no longer finite. The last checkpoint and the
 /// best model stay as they are.
 pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::Result<Summary> {
+    let begun = Instant::now();
     let spec = config.spec()?;
     let mut checkpoints = Checkpoints::open(folder, config.checkpoint.keep)?;
     ensure!(
@@ -95,11 +112,13 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
         "{} already holds a run: --resume goes on with it, --out takes another folder",
         folder.display()
     );
-    let puzzles = puzzles::load(config)?;
+    let puzzles = examples::load(config)?;
     eprintln!(
         "{} puzzles to train on, {} held out to choose the checkpoint, {} dropped",
         puzzles.record.train, puzzles.record.holdout, puzzles.record.dropped
     );
+    let mut teacher = Teacher::load(config, &spec)?;
+    let mut advice = Vec::new();
     let mut engine = first_engine(config, &spec, &puzzles.train)?;
 
     let mut run = Position {
@@ -113,7 +132,7 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
         window: Window::default(),
     };
     if start.resume && checkpoints.exists() {
-        run = resume(&checkpoints, config, &puzzles.record, engine.as_mut(), start.accept_changes)?;
+        (run, advice) = resume(&checkpoints, config, &puzzles.record, engine.as_mut(), start.accept_changes)?;
         eprintln!("resumed at step {} of {}", run.step, config.train.steps);
     } else if start.resume {
         eprintln!("{} holds no checkpoint yet: starting from the beginning", folder.display());
@@ -122,20 +141,24 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
     let mut metrics = Metrics::open(folder, run.step)?;
 
     let t = &config.train;
-    let sampler = Sampler::new(
-        &puzzles.train,
-        SamplerOptions {
-            seed: mix(t.seed ^ mix(SAMPLER)),
-            easier: config.data.easier,
-            symmetries: config.data.symmetries,
-            ..SamplerOptions::default()
-        },
-    )?;
+    let sampler = puzzles.train.draws(config, mix(t.seed ^ mix(SAMPLER)))?;
     let tokens = usize::from(spec.config.tokens);
     let (mut inputs, mut labels) = (vec![0; t.batch * tokens], vec![0; t.batch * tokens]);
-    let mut reset = vec![false; t.batch];
+    let (mut reset, mut identifiers) = (vec![false; t.batch], vec![0; t.batch]);
+    let supervision = config.supervision();
+    let mut weights = Vec::new();
     for (b, row) in run.rows.iter().enumerate().filter(|(_, row)| !row.halted) {
-        sampler.draw(row.draw, &mut inputs[b * tokens..][..tokens], &mut labels[b * tokens..][..tokens])?;
+        identifiers[b] = sampler.draw(row.draw, &mut inputs[b * tokens..][..tokens], &mut labels[b * tokens..][..tokens])?;
+    }
+
+    if let Some(teacher) = &mut teacher {
+        let expected = t.batch * tokens * teacher.symbols();
+        ensure!(
+            advice.len() == expected || run.step == 0,
+            "the checkpoint holds {} of the teacher's probabilities, expected {expected}: a teacher cannot be given within a run",
+            advice.len()
+        );
+        advice.resize(expected, 0.0);
     }
 
     let mut progress = Progress::new(run.seconds, t.steps, tokens);
@@ -149,12 +172,22 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
             if row.halted {
                 *row = Row { draw: run.draws, steps: 0, min_steps: min_steps(config, run.draws), halted: false };
                 run.draws += 1;
-                sampler.draw(row.draw, &mut inputs[b * tokens..][..tokens], &mut labels[b * tokens..][..tokens])?;
+                identifiers[b] = sampler.draw(row.draw, &mut inputs[b * tokens..][..tokens], &mut labels[b * tokens..][..tokens])?;
             }
         }
 
+        if let Some(teacher) = &mut teacher {
+            teacher.advise(&reset, &run.rows.iter().map(|row| row.draw).collect::<Vec<_>>(), &inputs, &mut advice)?;
+        }
+
         let lr = config.learning_rate(run.step);
-        let outcomes = engine.train_segment(&inputs, &labels, &reset, lr).with_context(|| {
+        if !supervision.is_empty() {
+            weights.clear();
+            weights.extend(run.rows.iter().map(|row| supervision[(row.steps as usize).min(supervision.len() - 1)]));
+        }
+        let teacher = teacher.as_ref().map(|_| Advice { probabilities: &advice, share: t.teacher_share });
+        let course = Course { depth: config.depth(run.step), weights: &weights, teacher, identifiers: &identifiers };
+        let outcomes = engine.train_course(&inputs, &labels, &reset, &course, lr).with_context(|| {
             format!("training stopped in step {}; the last checkpoint (step {saved}) in {} is still valid", run.step + 1, folder.display())
         })?;
         run.step += 1;
@@ -200,21 +233,29 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
         }
         let by_steps = c.steps > 0 && run.step.is_multiple_of(c.steps);
         let by_time = c.seconds > 0.0 && checkpointed.elapsed().as_secs_f64() >= c.seconds;
-        if run.step == end || by_steps || by_time {
-            checkpoints.save(&run, &engine.state())?;
+        let out_of_time = start.seconds.is_some_and(|limit| begun.elapsed().as_secs_f64() >= limit);
+        if run.step == end || out_of_time || by_steps || by_time {
+            let mut state = engine.state();
+            if teacher.is_some() {
+                state.insert(ADVICE.to_owned(), (vec![t.batch, advice.len() / t.batch], advice.clone()));
+            }
+            checkpoints.save(&run, &state)?;
             saved = run.step;
             checkpointed = Instant::now();
         }
+        if out_of_time {
+            break;
+        }
     }
     write_report(folder, config, run.best.as_ref(), run.seconds)?;
-    Ok(Summary { best: run.best, seconds: run.seconds })
+    Ok(Summary { best: run.best, seconds: run.seconds, step: run.step })
 }
 
 /// Training puzzles that choose the ranges of `train.quantize`.
 const CALIBRATION: usize = 64;
 
 /// The engine at step 0: fresh, or with the weights of `train.init`.
-fn first_engine(config: &RunConfig, spec: &ModelSpec, train: &PuzzleSet) -> anyhow::Result<Box<dyn Engine>> {
+fn first_engine(config: &RunConfig, spec: &ModelSpec, train: &Examples) -> anyhow::Result<Box<dyn Engine>> {
     let path = config.train.init.as_str();
     if path.is_empty() {
         return build_engine(config, spec, None);
@@ -229,7 +270,8 @@ fn first_engine(config: &RunConfig, spec: &ModelSpec, train: &PuzzleSet) -> anyh
     let mut engine = build_engine(config, spec, Some(&model.weights)).with_context(|| format!("train.init: {path}"))?;
     if config.train.quantize {
         let n = CALIBRATION.min(train.len());
-        let puzzles: Vec<&[u8]> = (0..n).map(|i| train.input(i * train.len() / n)).collect();
+        let (inputs, tokens) = (train.tokens().0, usize::from(spec.config.tokens));
+        let puzzles: Vec<&[u8]> = (0..n).map(|i| &inputs[i * train.len() / n * tokens..][..tokens]).collect();
         let net = FloatNet::new(NetWeights::new(spec, &model.weights)?);
         let (plan, _) = quantize::calibrate(&net, &puzzles, &QuantizeOptions::default()).context("train.quantize")?;
         engine.round_as(&plan)?;
@@ -237,15 +279,18 @@ fn first_engine(config: &RunConfig, spec: &ModelSpec, train: &PuzzleSet) -> anyh
     Ok(engine)
 }
 
-/// Reads the last checkpoint into the engine; refuses if config or data decide other weights.
+/// Name of the teacher's probabilities of the batch in a checkpoint.
+const ADVICE: &str = "teacher";
+
+/// Reads the last checkpoint into the engine, and the teacher's probabilities if it has any; refuses if config or data decide other weights.
 fn resume(
     checkpoints: &Checkpoints,
     config: &RunConfig,
     data: &DataRecord,
     engine: &mut dyn Engine,
     accept_changes: bool,
-) -> anyhow::Result<Position> {
-    let (mut run, state) = checkpoints.load::<Position>()?;
+) -> anyhow::Result<(Position, Vec<f32>)> {
+    let (mut run, mut state) = checkpoints.load::<Position>()?;
     let changed = config.differences(&run.config)?;
     if !changed.is_empty() && !accept_changes {
         bail!("the config is not the one this run was started with: {}; --accept-changes goes on anyway", changed.join("; "));
@@ -269,7 +314,7 @@ fn resume(
     engine.restore(&state).context("the checkpoint does not fit to [model]")?;
     run.config = config.clone();
     run.data = data.clone();
-    Ok(run)
+    Ok((run, state.remove(ADVICE).map(|(_, values)| values).unwrap_or_default()))
 }
 
 /// Segments puzzle `draw` must have: with probability `halt_exploration` U{2..halt_max_steps}, else none.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use hrm_train::engine::torch::{Batch, TorchEngine, TorchOptions};
-use hrm_train::engine::{EngineOptions, Gradient, Loss, OptimizerKind, Tensors};
+use hrm_train::engine::{Course, EngineOptions, Gradient, Loss, OptimizerKind, Tensors};
 use hrm_train::import::{self, PublicModel};
 use serde_json::Value;
 
@@ -155,7 +155,7 @@ fn check_eval(v: &Vectors, change: &dyn Fn(&mut Settings)) -> Result<String> {
 }
 
 fn first_batch<'a>(v: &'a Vectors, reset: &'a [bool]) -> Batch<'a> {
-    Batch { inputs: &v.inputs, labels: &v.labels, identifiers: &v.identifiers, reset }
+    Batch { inputs: &v.inputs, labels: &v.labels, identifiers: &v.identifiers, reset, course: Course::default() }
 }
 
 fn check_gradients(v: &Vectors, change: &dyn Fn(&mut Settings)) -> Result<String> {

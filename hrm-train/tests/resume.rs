@@ -169,6 +169,9 @@ fn a_stopped_run_goes_on_exactly_and_refuses_another_config() {
     let data = parts.command(&["--resume", "--set", "data.generate={n=61,seed=1}"]).output().unwrap();
     assert!(stderr(&data).contains("data.generate is"), "{}", stderr(&data));
     parts.finish(&["--resume", "--stop-after", "101"]);
+    // A slice of no time is one step.
+    parts.finish(&["--resume", "--seconds", "1e-9"]);
+    assert_eq!(parts.position()["step"], 102);
     parts.finish(&["--resume"]);
     assert_same(&whole, &parts);
     // A finished run is left as it is.
@@ -258,6 +261,78 @@ fn a_damaged_checkpoint_is_named() {
     damage(&run.out(), |tensors| drop(tensors.pop_first()), true);
     let output = run.command(&["--resume", "--set", "checkpoint.keep=1"]).output().unwrap();
     assert!(stderr(&output).contains("does not fit"), "{}", stderr(&output));
+}
+
+/// Switches of the recipe that change with the step, the draw or the row's segment.
+const CURRICULA: [&str; 6] = [
+    "model.h_cycles=2",
+    "train.depth=[{until=0.2,h_cycles=1,l_cycles=1},{until=0.6,h_cycles=1,l_cycles=2}]",
+    "train.supervision_decay=0.7",
+    "data.easier_first=200",
+    "train.steps=150",
+    "train.log_every=10",
+];
+
+#[test]
+fn curricula_resume_exactly_and_each_of_them_matters() {
+    let arguments = |sets: &[&'static str]| sets.iter().flat_map(|&set| ["--set", set]).collect::<Vec<_>>();
+    let all = arguments(&CURRICULA);
+    let (whole, parts) = (Run::new(), Run::new());
+    whole.finish(&all);
+    // Within each stage, and where one ends.
+    for (i, stop) in ["11", "30", "60", "90", "91"].iter().enumerate() {
+        let resume: &[&str] = if i > 0 { &["--resume"] } else { &[] };
+        parts.finish(&[&all, resume, &["--stop-after", stop]].concat());
+    }
+    parts.finish(&[&all[..], &["--resume"]].concat());
+    assert_same(&whole, &parts);
+    for without in &CURRICULA[1..4] {
+        let sets: Vec<&str> = CURRICULA.into_iter().filter(|set| set != without).collect();
+        let other = Run::new();
+        other.finish(&arguments(&sets));
+        assert!(whole.state() != other.state(), "{without} changes nothing");
+    }
+}
+
+#[test]
+fn a_student_of_a_teacher_resumes_exactly_and_learns_its_answers() {
+    let teacher = Run::new();
+    teacher.finish(&[]);
+    let named = format!("train.teacher={}", teacher.out().display());
+    let sets =
+        [named.as_str(), "train.teacher_share=1.0", "train.teacher_segments=4", "train.steps=120", "model.channels=8", "train.batch=7"];
+    let arguments: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    let with = |more: &[&'static str]| [arguments.as_slice(), more].concat();
+    let (whole, parts, alone) = (Run::new(), Run::new(), Run::new());
+    whole.finish(&arguments);
+    parts.finish(&with(&["--stop-after", "50"]));
+    parts.finish(&with(&["--resume", "--stop-after", "51"]));
+    parts.finish(&with(&["--resume"]));
+    assert_same(&whole, &parts);
+    alone.finish(&with(&["--set", "train.teacher_share=0.0"]));
+    assert!(whole.weights() != alone.weights(), "the teacher changes nothing");
+
+    let output = Run::new().command(&with(&["--set", "task.size=6"])).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("answers 16 cells with 6 tokens, expected 36 with 8"), "{}", stderr(&output));
+}
+
+#[test]
+fn mazes_resume_exactly() {
+    let sets = [
+        "task.kind=maze",
+        "task.size=5",
+        "data.generate={n=60,seed=1,shortest=4,unique=true}",
+        "data.easier=0.0",
+        "model.fields=false",
+        "train.steps=60",
+    ];
+    let arguments: Vec<&str> = sets.iter().flat_map(|&set| ["--set", set]).collect();
+    let (whole, parts) = (Run::new(), Run::new());
+    whole.finish(&arguments);
+    parts.finish(&[&arguments[..], &["--stop-after", "25"]].concat());
+    parts.finish(&[&arguments[..], &["--resume"]].concat());
+    assert_same(&whole, &parts);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::cargo;
+use crate::{cargo, figures};
 
 /// Named numbers of one image: bytes or instructions.
 pub type Measured = BTreeMap<String, u64>;
@@ -32,6 +32,11 @@ impl Budgets {
         self.0.entry(image.to_owned()).or_default().extend(measured.clone());
     }
 
+    /// All images.
+    pub fn images(&self) -> impl Iterator<Item = (&str, &Measured)> {
+        self.0.iter().map(|(name, measured)| (name.as_str(), measured))
+    }
+
     /// What of `measured` is above its budget, or has none.
     #[must_use]
     pub fn compare(&self, image: &str, measured: &Measured) -> Vec<String> {
@@ -46,15 +51,16 @@ impl Budgets {
         measured.iter().filter_map(judge).collect()
     }
 
-    /// Writes the table.
+    /// Writes the table, and each image's figures into its README.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// One of them cannot be written.
     pub fn write(&self) -> Result<()> {
         let head = "# Bytes, and instructions of the slowest segment, of every image. `cargo xtask size` and `cargo xtask qemu` compare\n\
                     # (5 % more is too much), with --bless they write.\n\n";
         let text = toml::to_string(&self.0).context("budgets")?;
-        fs::write(file(), head.to_owned() + &text).with_context(|| format!("cannot write {}", file().display()))
+        fs::write(file(), head.to_owned() + &text).with_context(|| format!("cannot write {}", file().display()))?;
+        self.images().try_for_each(|(image, measured)| figures::write(image, measured))
     }
 }
 

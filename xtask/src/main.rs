@@ -1,12 +1,18 @@
 //! Developer tasks: `cargo xtask TASK`. Each task is one module; nothing here does the work.
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+// What the module shared with the firmware names so.
+use hrm_core::Plan;
 
 mod bare;
+mod boards;
 mod budgets;
 mod cargo;
+mod figures;
 mod libtorch;
 mod line;
+#[path = "../../firmware/common/src/memories.rs"]
+mod memories;
 mod qemu;
 mod size;
 mod test;
@@ -24,12 +30,8 @@ enum Task {
     Libtorch,
     /// Run the firmware of every emulated board and compare its states with the host's; installs QEMU where it is missing.
     Qemu(qemu::Options),
-    /// Print flash and RAM of the images of all emulated boards and compare them with their budgets.
-    Size {
-        /// Write the budgets instead.
-        #[arg(long)]
-        bless: bool,
-    },
+    /// Print flash and RAM of the images of all boards and compare them with their budgets.
+    Size(size::Options),
     /// Run all tests, or the steps whose name contains FILTER; installs what they need and prints what it skipped and why.
     Test {
         /// Part of a step's name, such as `parity`.
@@ -47,7 +49,7 @@ fn main() -> Result<()> {
     match Cli::parse().task {
         Task::Libtorch => libtorch::ensure().map(|dir| println!("libtorch {} in {}", libtorch::VERSION, dir.display())),
         Task::Qemu(options) => qemu::run(&options).map(|done| done.report()),
-        Task::Size { bless } => size::run(bless),
+        Task::Size(options) => size::run(&options).map(|done| done.report()),
         Task::Test { filter } => test::run(filter.as_deref()),
         Task::Train { args } => cargo::train(&args),
     }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{bare, cargo, line, qemu};
+use crate::{bare, boards, cargo, line, qemu};
 
 /// What became of a step that did not fail.
 pub enum Done {
@@ -74,6 +74,7 @@ const STEPS: &[Step] = &[
         about: "kernels of other processors, emulated, against the scalar law",
         run: || qemu::kernels::run(false, true),
     },
+    Step { name: "boards", about: "firmware of real boards: builds, and is no larger than its budget", run: boards::run },
     Step { name: "miri", about: "parser and scalar path under Miri", run: miri },
 ];
 

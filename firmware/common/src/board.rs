@@ -10,10 +10,10 @@ pub trait Board {
     const SIZES: (u32, u32);
     /// How the network uses the arena.
     const PLAN: Plan = Plan::DEVICE;
-    /// Instructions (first) of this many ticks (second) of [`Board::ticks`], in an emulator in which an instruction takes 1 ns.
-    const INSTRUCTIONS_OF_TICKS: (u32, u32);
+    /// Nanoseconds (first) of this many ticks (second) of [`Board::ticks`]. An emulated instruction takes 1 ns.
+    const NANOSECONDS_OF_TICKS: (u32, u32);
 
-    /// Switches on the serial port and the counter. Called once, first.
+    /// Switches on the serial port, the counter and the watchdog, as far as `main` has not done it. Called once, first.
     fn start();
 
     /// A counter that goes up and wraps at 2^32.
@@ -24,4 +24,12 @@ pub trait Board {
 
     /// Takes a byte to send, unless the one before is still under way.
     fn send(byte: u8) -> bool;
+
+    /// Feeds the watchdog. Called before every segment, and all the time while there is none to work on.
+    fn feed() {}
+
+    /// Whether the host has gone since this was asked last; a serial port never knows.
+    fn host_left() -> bool {
+        false
+    }
 }

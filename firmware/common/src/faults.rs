@@ -1,10 +1,12 @@
 //! The end of an image that cannot go on: said through semihosting where an emulator listens, else recorded and followed by a reset.
 
+use core::fmt::Display;
 use core::panic::PanicInfo;
+
+#[cfg(feature = "emulated")]
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use semihosting::{eprintln, process};
-
+#[cfg(feature = "emulated")]
 static EMULATED: AtomicBool = AtomicBool::new(false);
 
 /// Exit codes of the emulator.
@@ -17,6 +19,7 @@ pub mod code {
     pub const ERROR: i32 = 103;
 }
 
+#[cfg(feature = "emulated")]
 /// From now on an emulator with semihosting is there to be told.
 pub fn tell_the_emulator() {
     EMULATED.store(true, Ordering::Relaxed);
@@ -24,30 +27,41 @@ pub fn tell_the_emulator() {
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    if EMULATED.load(Ordering::Relaxed) {
-        eprintln!("{info}");
-        process::exit(code::PANIC);
-    }
+    #[cfg(feature = "boards")]
+    crate::last_run::panicked(info);
+    #[cfg(not(feature = "boards"))]
+    tell(info, code::PANIC);
     reset()
+}
+
+/// Says why to whoever listens.
+fn tell(why: impl Display, code: i32) {
+    #[cfg(feature = "emulated")]
+    if EMULATED.load(Ordering::Relaxed) {
+        semihosting::eprintln!("{why}");
+        semihosting::process::exit(code);
+    }
+    #[cfg(feature = "boards")]
+    crate::last_run::record(&why);
+    let _ = (why, code);
 }
 
 /// Starts the board anew.
 fn reset() -> ! {
     #[cfg(target_arch = "arm")]
     cortex_m::peripheral::SCB::sys_reset();
-    // `virt` resets when its test device is told so.
+    // The test device of QEMU's `virt` board is told so; RTC_CNTL_OPTIONS0 of an ESP32-C3, "software system reset".
+    #[cfg(target_arch = "riscv32")]
+    let (register, value) = if cfg!(feature = "boards") { (0x6000_8000, 1 << 31) } else { (0x10_0000, 0x7777) };
     #[cfg(target_arch = "riscv32")]
     loop {
-        // SAFETY: the address of the device on QEMU's `virt` board; the value means reset.
-        unsafe { (0x10_0000 as *mut u32).write_volatile(0x7777) };
+        // SAFETY: a register of the board, whose only effect is the reset.
+        unsafe { (register as *mut u32).write_volatile(value) };
     }
 }
 
 fn fault(address: u32) -> ! {
-    if EMULATED.load(Ordering::Relaxed) {
-        eprintln!("fault at {address:#010x}");
-        process::exit(code::FAULT);
-    }
+    tell(format_args!("fault at {address:#010x}"), code::FAULT);
     reset()
 }
 
@@ -69,11 +83,8 @@ core::arch::global_asm!(
 
 #[cfg(target_arch = "arm")]
 extern "C" fn hard_fault(frame: usize) -> ! {
-    if crate::stack::limit_was_hit() || !crate::stack::bounds().contains(&frame) {
-        if EMULATED.load(Ordering::Relaxed) {
-            eprintln!("fault: the stack has overflowed");
-            process::exit(code::FAULT);
-        }
+    if crate::stack::limit_was_hit() || frame < crate::stack::lowest_frame() {
+        tell("fault: the stack has overflowed", code::FAULT);
         reset();
     }
     // SAFETY: the processor has stored eight words there; the seventh is the address of the instruction.
@@ -83,10 +94,10 @@ extern "C" fn hard_fault(frame: usize) -> ! {
 /// Exceptions of RISC-V.
 #[cfg(target_arch = "riscv32")]
 #[unsafe(export_name = "ExceptionHandler")]
-fn exception(_frame: &riscv_rt::TrapFrame) -> ! {
+fn exception(_frame: *const ()) -> ! {
     fault(riscv::register::mepc::read() as u32)
 }
 
 // Floating point and vectors on (FS and VS of mstatus) before compiled code runs, where the core has them.
-#[cfg(target_arch = "riscv32")]
+#[cfg(all(target_arch = "riscv32", feature = "emulated"))]
 core::arch::global_asm!(".globl __pre_init", "__pre_init:", "li t0, 0x6600", "csrs mstatus, t0", "ret");

@@ -6,18 +6,26 @@
 //! | [`serve`] | the wire protocol on a serial port |
 //! | [`verify`] | feature `emulated`: state hashes and instruction counts, compared with the host by `cargo xtask qemu` |
 //! | [`stack`] | the most that the stack has taken |
-//! | [`faults`] | feature `emulated`: the end of an image that cannot go on |
+//! | [`faults`] | feature `emulated` or `boards`: the end of an image that cannot go on |
+//! | [`last_run`] | feature `boards`: why the run before ended |
+//! | [`memories`] | feature `boards`: what each board gives to the network |
+//! | [`port`] | feature `boards`: a serial port with an asynchronous driver |
 //! | [`drivers`] | feature `emulated`: serial ports and counters |
 #![no_std]
 
 pub mod board;
 #[cfg(feature = "emulated")]
 pub mod drivers;
-#[cfg(feature = "emulated")]
+#[cfg(any(feature = "emulated", feature = "boards"))]
 pub mod faults;
+#[cfg(feature = "boards")]
+pub mod last_run;
+#[cfg(feature = "boards")]
+pub mod memories;
+#[cfg(feature = "boards")]
+pub mod port;
 pub mod region;
 pub mod serve;
-#[cfg(feature = "emulated")]
 pub mod stack;
 #[cfg(feature = "emulated")]
 pub mod verify;

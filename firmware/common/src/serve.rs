@@ -38,7 +38,11 @@ fn service<B: Board>(
     guesses: &'static mut [u8],
 ) -> Result<Service<'static, 'static, FRAME>, Fault> {
     let (flash_bytes, ram_bytes) = B::SIZES;
-    let board = service::Board { firmware: B::NAME, flash_bytes, ram_bytes };
+    #[cfg(feature = "boards")]
+    let firmware = crate::last_run::name(B::NAME);
+    #[cfg(not(feature = "boards"))]
+    let firmware = B::NAME;
+    let board = service::Board { firmware, flash_bytes, ram_bytes };
     Service::new_in(network, arenas, B::PLAN, guesses, board).map_err(|error| match error {
         service::ServiceError::Memory(e) => Fault::Memory { found: e.found as u32, needed: e.needed as u32 },
         _ => Fault::Other,
@@ -50,6 +54,11 @@ fn run<B: Board>(mut service: Service<'static, 'static, FRAME>) -> ! {
     // A byte that the service did not take: it holds a whole request.
     let mut waiting = None;
     loop {
+        B::feed();
+        if B::host_left() {
+            waiting = None;
+            service.reset();
+        }
         while let Some(byte) = waiting.take().or_else(B::receive) {
             if service.feed(&[byte]) == 0 {
                 waiting = Some(byte);
@@ -65,6 +74,7 @@ fn run<B: Board>(mut service: Service<'static, 'static, FRAME>) -> ! {
 fn refuse<B: Board>(fault: Fault) -> ! {
     let (mut inbox, mut outbox) = (Inbox::<FRAME>::default(), Outbox::<FRAME>::default());
     loop {
+        B::feed();
         if let Some(byte) = B::receive() {
             inbox.feed(&[byte]);
         }
@@ -77,6 +87,7 @@ fn refuse<B: Board>(fault: Fault) -> ! {
             let fits = outbox.put(Header::new(event.kind(), header.tag), &event).is_ok();
             inbox.clear();
             while fits && !outbox.is_empty() {
+                B::feed();
                 outbox.flush(&mut write::<B>);
             }
         }
@@ -102,7 +113,7 @@ impl Clock {
         let now = B::ticks();
         self.ticks += u64::from(now.wrapping_sub(self.last));
         self.last = now;
-        let (instructions, ticks) = B::INSTRUCTIONS_OF_TICKS;
-        self.ticks.saturating_mul(u64::from(instructions)) / (u64::from(ticks) * 1_000_000)
+        let (nanoseconds, ticks) = B::NANOSECONDS_OF_TICKS;
+        self.ticks.saturating_mul(u64::from(nanoseconds)) / (u64::from(ticks) * 1_000_000)
     }
 }

@@ -66,10 +66,10 @@ pub fn paint() {
     }
 }
 
-/// Where the frame of an exception lies unless the stack has overflowed.
+/// The lowest address of an exception's frame unless the stack has overflowed: all other memory lies above the stack.
 #[must_use]
-pub fn bounds() -> core::ops::Range<usize> {
-    (&raw const __stack_low) as usize + GUARD + 32..(&raw const __stack_high) as usize
+pub fn lowest_frame() -> usize {
+    (&raw const __stack_low) as usize + GUARD + 32
 }
 
 /// Bytes of stack that have been used since [`paint`].

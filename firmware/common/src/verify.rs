@@ -4,6 +4,7 @@
 //!
 //! | request | answer |
 //! |---|---|
+//! | `memory PRODUCTS TILE WORDS`, as the first | nothing: the run uses this plan and so many words of packed weights, as a board with less memory does |
 //! | `run N PUZZLE` | `N` lines `segment I HASH INSTRUCTIONS`, then `answer TOKENS` as digits |
 //! | `self-test` | `self-test HASH`, if the model's own test vector gives the state that its file says |
 //! | `overflow` | recursion without end, which must end in a fault |
@@ -16,7 +17,7 @@ use core::fmt::Display;
 
 use hrm_embedded::hrm_core::format::TaskKind;
 use hrm_embedded::hrm_core::task::{PuzzleError, Sudoku};
-use hrm_embedded::hrm_core::{FormatError, InputError, MemoryError, ModelView, Place, Run};
+use hrm_embedded::hrm_core::{FormatError, InputError, MemoryError, ModelView, Place, Plan, Run};
 use semihosting::io::{self, Read as _};
 use semihosting::{println, process};
 
@@ -59,11 +60,12 @@ impl Display for Error {
 
 fn requests<B: Board>(arenas: [&mut [u64]; 2], packed: &'static mut [i32]) -> Result<(), Error> {
     let view = region::model().map_err(Error::Model)?;
-    let network = serve::network(view, packed);
-    println!("machine {}\nkernel {}\nmodel {} {:08x}", B::NAME, network.kernel().name(), view.header().name(), view.crc());
-    println!("memory {}", network.required_bytes(B::PLAN));
-    let mut run = Run::new_in(network, arenas, B::PLAN).map_err(Error::Memory)?;
     let mut lines = Lines::new()?;
+    let (plan, words) = memory::<B>(&mut lines, packed.len())?;
+    let network = serve::network(view, packed.get_mut(..words).unwrap_or_default());
+    println!("machine {}\nkernel {}\nmodel {} {:08x}", B::NAME, network.kernel().name(), view.header().name(), view.crc());
+    println!("memory {}", network.required_bytes(plan));
+    let mut run = Run::new_in(network, arenas, plan).map_err(Error::Memory)?;
     while let Some(line) = lines.next()? {
         match line {
             "self-test" => {
@@ -87,6 +89,19 @@ fn requests<B: Board>(arenas: [&mut [u64]; 2], packed: &'static mut [i32]) -> Re
     }
     println!("stack {}", stack::most());
     Ok(())
+}
+
+/// The memory that the first request asks for, else the board's own.
+fn memory<B: Board>(lines: &mut Lines, all: usize) -> Result<(Plan, usize), Error> {
+    let Some(request) = lines.next()?.and_then(|line| line.strip_prefix("memory ")) else {
+        lines.used = 0;
+        return Ok((B::PLAN, all));
+    };
+    let mut numbers = request.split(' ').map(str::parse);
+    match (numbers.next(), numbers.next(), numbers.next()) {
+        (Some(Ok(products)), Some(Ok(tile)), Some(Ok(words))) if words <= all => Ok((Plan { products, tile, ..Plan::DEVICE }, words)),
+        _ => Err(Error::Message("memory has bytes of products, rows of a tile and words of packed weights, no more than the board has")),
+    }
 }
 
 /// Runs the model's own test vector.
@@ -116,7 +131,7 @@ fn start(view: &ModelView<'_>, run: &mut Run<'_, '_>, text: &str) -> Result<(), 
 }
 
 fn hashes<B: Board>(run: &mut Run<'_, '_>, segments: u16) {
-    let (instructions, ticks) = B::INSTRUCTIONS_OF_TICKS;
+    let (instructions, ticks) = B::NANOSECONDS_OF_TICKS;
     for i in 1..=segments {
         let before = B::ticks();
         run.segment();

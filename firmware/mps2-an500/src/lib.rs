@@ -14,7 +14,7 @@ impl hrm_firmware::Board for Board {
     const NAME: &'static str = "mps2-an500";
     const SIZES: (u32, u32) = (2 << 20, 4 << 20);
     const PLAN: Plan = Plan::ROOMY;
-    const INSTRUCTIONS_OF_TICKS: (u32, u32) = (40, 1);
+    const NANOSECONDS_OF_TICKS: (u32, u32) = (40, 1);
 
     fn start() {
         cmsdk::start::<UART0>();

@@ -14,7 +14,7 @@ impl hrm_firmware::Board for Board {
     const NAME: &'static str = "mps3-an547";
     const SIZES: (u32, u32) = (512 << 10, 4 << 20);
     const PLAN: Plan = Plan::ROOMY;
-    const INSTRUCTIONS_OF_TICKS: (u32, u32) = (50, 1);
+    const NANOSECONDS_OF_TICKS: (u32, u32) = (50, 1);
 
     fn start() {
         cmsdk::start::<UART0>();

@@ -13,7 +13,7 @@ impl hrm_firmware::Board for Board {
     const NAME: &'static str = "stm32f405";
     const SIZES: (u32, u32) = (768 << 10, 192 << 10);
     const PLAN: Plan = Plan::DEVICE;
-    const INSTRUCTIONS_OF_TICKS: (u32, u32) = (1, 1);
+    const NANOSECONDS_OF_TICKS: (u32, u32) = (1, 1);
 
     fn start() {
         stm32f405::start();

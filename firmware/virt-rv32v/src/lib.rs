@@ -13,7 +13,7 @@ impl hrm_firmware::Board for Board {
     const NAME: &'static str = "virt-rv32v";
     const SIZES: (u32, u32) = (2 << 20, 4 << 20);
     const PLAN: Plan = Plan::ROOMY;
-    const INSTRUCTIONS_OF_TICKS: (u32, u32) = (1, 1);
+    const NANOSECONDS_OF_TICKS: (u32, u32) = (1, 1);
 
     fn start() {}
 

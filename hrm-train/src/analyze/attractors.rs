@@ -143,7 +143,7 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
     }
 
     let cells = lab.set.sudoku.cells();
-    let n = (lab.n / 20).max(2);
+    let n = (lab.n / 20).max(2).min(lab.n);
     lab.begin("attractors", n * STARTS * DEPTH + 4 * (PAPER + 36));
     let (mut plots, mut planes) = (Vec::new(), Vec::new());
     for (mode, name, _) in Mode::ALL {

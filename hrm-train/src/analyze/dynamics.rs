@@ -84,7 +84,7 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
     );
 
     // One unit of one element of z_H: 2^-10, the last bit of the integer stream.
-    let m = (lab.n / 10).clamp(2, 32);
+    let m = (lab.n / 10).clamp(2, 32).min(lab.n);
     let reference = lab.args.reference.clone();
     lab.begin("dynamics", m * SEGMENTS * 2 + if reference.is_some() { m * PAPER } else { 0 });
     let (inputs, _) = lab.puzzles(m);

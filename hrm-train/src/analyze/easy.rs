@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::report::{Plot, Section, Table};
 use super::svg::{Chart, Mark};
-use super::{Lab, PAPER, percent};
+use super::{Lab, PAPER, percent, reveal};
 use crate::engine::StartOf;
 
 /// Puzzles at each number of unknowns, as a part of `--n`.
@@ -32,14 +32,10 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
             tried += 1;
             let i = random(lab.set.len());
             let mut puzzle = lab.set.input(i).to_vec();
-            let mut open: Vec<usize> = (0..cells).filter(|&c| puzzle[c] == 1).collect();
-            if open.len() < level {
+            if puzzle.iter().filter(|&&t| t == 1).count() < level {
                 continue;
             }
-            while open.len() > level {
-                let cell = open.swap_remove(random(open.len()));
-                puzzle[cell] = lab.set.label(i)[cell];
-            }
+            reveal(&mut puzzle, lab.set.label(i), level, &mut random);
             found += 1;
             inputs.extend(&puzzle);
             labels.extend(lab.set.label(i));
@@ -91,7 +87,13 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
     for &(level, i, first) in failures.iter().take(8) {
         let what = first.map_or("never right".to_owned(), |s| format!("right after {s}, not to the end"));
         let puzzle = text(&inputs[i * cells..(i + 1) * cells]);
-        simplest.row([level.to_string(), what, format!("`hrm trace --seed {} --segments {PAPER} {puzzle}`", starts[i].seed)]);
+        // `hrm trace` runs `.hrm` files; a float model of a fixed start needs no seed either.
+        let again = if lab.int8.is_some() {
+            format!("`hrm trace --seed {} --segments {PAPER} {puzzle}`", starts[i].seed)
+        } else {
+            format!("`{puzzle}` (start {})", starts[i].seed)
+        };
+        simplest.row([level.to_string(), what, again]);
     }
     let line = |f: &dyn Fn(&Level) -> usize| -> Vec<(f64, f64)> {
         levels.iter().enumerate().filter(|(_, l)| l.of > 0).map(|(u, l)| (u as f64, f(l) as f64 / l.of as f64)).collect()

@@ -15,6 +15,11 @@ const RESOLUTION: f64 = 1.0 / 1024.0;
 /// A cut that explains less of the variance of the log drift separates nothing: a normal sample is explained to 64 %, a uniform one to 75 %.
 const SEPARATES: f64 = 0.8;
 
+/// Segments whose answers are alike where a run is stuck.
+const STABLE: usize = 8;
+/// Width of a bar of the drifts, in decades.
+const BIN: f64 = 0.2;
+
 /// Runs that have settled and those that wander, told by their drift.
 #[derive(Clone, Debug)]
 pub(super) struct Settled {
@@ -128,16 +133,19 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
     );
     let bins = |v: &[f64]| -> Vec<(f64, f64)> {
         let mut counts = std::collections::BTreeMap::new();
-        v.iter().filter(|&&d| d > 0.0).for_each(|d| *counts.entry((d.log10() * 5.0).floor() as i64).or_insert(0usize) += 1);
-        counts.into_iter().map(|(b, c)| (b as f64 + 0.5, c as f64)).collect()
+        v.iter().filter(|&&d| d > 0.0).for_each(|d| *counts.entry((d.log10() / BIN).floor() as i64).or_insert(0usize) += 1);
+        counts.into_iter().map(|(b, c)| ((b as f64 + 0.5) * BIN, c as f64)).collect()
     };
-    let drifts = Chart::new("Drift of segments 13 to 16", "5 log10 of the mean row norm of z' - z", "runs")
+    let drifts = Chart::new("Drift of segments 13 to 16", "log10 of the mean row norm of z_H' - z_H", "runs")
+        .bar_width(BIN)
         .with("right", Mark::Bars, bins(&of_right))
         .with("wrong", Mark::Bars, bins(&of_wrong));
     let failures = counts[0][1] + counts[1][1];
     let cut = settled.cut.map_or("no cut".into(), |c| {
         format!("cut at drift {:.3}, which explains {:.0} % of the variance", 10f64.powf(c.threshold), 100.0 * c.explained)
     });
+    let lost: Vec<&Trace> = traces.iter().filter(|t| t.exact.last() == Some(&false)).collect();
+    let stuck = lost.iter().filter(|t| t.is_stable(STABLE)).count();
     let clear = settled.cut.is_some_and(|c| c.explained >= SEPARATES);
     Ok(Section {
         title: "Fixed-point property".into(),
@@ -166,11 +174,17 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
                 "Paper: failures settle at false fixed points. Later work (2026, 8,192 puzzles, HRM): 1.6 % of the failures settle, the others wander. Ours: {} of the failures are in \
                  the settled class; drift tells wrong from right with AUC {separation:.3}. {}",
                 percent(counts[0][1], failures),
-                match (failures, counts[0][1] * 10 < failures) {
-                    (0, _) => "There is nothing to tell apart.",
-                    (_, true) => "For this model the later work is right: failures wander.",
-                    (_, false) => "For this model a part of the failures does settle.",
+                match (failures, clear, counts[0][1] * 10 < failures) {
+                    (0, ..) => "There is nothing to tell apart.",
+                    (_, false, _) => "The drifts form no two bumps: the class says little here.",
+                    (_, true, true) => "For this model the later work is right: failures wander.",
+                    (_, true, false) => "For this model a part of the failures does settle.",
                 }
+            ),
+            format!(
+                "Of {} runs that are wrong after segment {SEGMENTS}, {} gave one and the same answer in the last {STABLE} segments.",
+                lost.len(),
+                percent(stuck, lost.len())
             ),
             format!(
                 "Exact repeats of the state: {} of {} runs, {} of them right at the end.",
@@ -181,7 +195,7 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Section> {
         ],
         data: json!({
             "two_by_two": counts, "threshold": settled.cut.map(|c| c.threshold), "explained": settled.cut.map(|c| c.explained), "auc": separation,
-            "drift_right": of_right, "drift_wrong": of_wrong, "ever": ever.len(), "kept": kept, "cycles": cycles,
+            "drift_right": of_right, "drift_wrong": of_wrong, "lost": lost.len(), "stuck": stuck, "ever": ever.len(), "kept": kept, "cycles": cycles,
             "planted": (1..=watch).map(at).collect::<Vec<_>>(), "planted_of": n, "decoded": decoded,
             "mean_residual": (0..SEGMENTS).map(|s| stats::mean(&traces.iter().map(|t| t.residual[s]).collect::<Vec<_>>())).collect::<Vec<_>>(),
         }),

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use clap::{Args, ValueEnum};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::checkpoint::write_atomic;
 use crate::data::rng::mix;
@@ -51,6 +53,9 @@ pub struct Analyze {
     /// data lies beside --data or in the working folder; generated ones without --data].
     #[arg(long, value_name = "CSV")]
     pub holdout: Option<PathBuf>,
+    /// Reveal cells of each puzzle, in random order, until so many are unknown: for models that solve no hard ones.
+    #[arg(long, value_name = "CELLS")]
+    pub unknown: Option<usize>,
     /// Puzzles of the plain runs; the costly experiments take a part of them.
     #[arg(long, default_value_t = 240)]
     pub n: usize,
@@ -146,6 +151,7 @@ struct Lab {
     args: Analyze,
     plain: Option<Vec<Trace>>,
     progress: Progress,
+    fingerprint: String,
 }
 
 /// Segments done, on the terminal.
@@ -194,7 +200,15 @@ impl Lab {
         // There are only a few dozen minimal puzzles of size 4.
         let extra_givens = if size == 4 { 6 } else { 0 };
         let generated = |side, seed| generate(&GeneratorOptions { size, seed, hard: false, extra_givens, side }, args.n);
-        let set = args.data.as_deref().map_or_else(|| generated(Side::Test, 77), read)?;
+        let mut set = args.data.as_deref().map_or_else(|| generated(Side::Test, 77), read)?;
+        if let Some(unknown) = args.unknown {
+            ensure!((1..=set.sudoku.cells()).contains(&unknown), "--unknown is {unknown}, expected 1 to {}", set.sudoku.cells());
+            let mut random = random(args.seed, 2);
+            let cells = set.sudoku.cells();
+            for (puzzle, label) in set.inputs.chunks_exact_mut(cells).zip(set.labels.chunks_exact(cells)) {
+                reveal(puzzle, label, unknown, &mut random);
+            }
+        }
         let holdout = match (&args.holdout, &args.data) {
             (Some(path), _) => Some(read(path)?),
             (None, None) => Some(generated(Side::Train, 78)?),
@@ -210,6 +224,7 @@ impl Lab {
             args: args.clone(),
             plain: None,
             progress: Progress { what: "", done: 0, of: 0 },
+            fingerprint: args.fingerprint()?,
         })
     }
 
@@ -255,21 +270,53 @@ impl Lab {
             return Ok(plain.clone());
         }
         let (inputs, labels) = self.puzzles(self.n);
-        self.begin("plain runs", self.n * SEGMENTS);
         let starts = vec![self.start(0); self.n];
-        let plain = self.trace(&inputs, &labels, SEGMENTS, &starts)?;
-        self.end();
+        let plain = self.kept("plain", |lab| {
+            lab.begin("plain runs", lab.n * SEGMENTS);
+            let plain = lab.trace(&inputs, &labels, SEGMENTS, &starts);
+            lab.end();
+            plain
+        })?;
         self.plain = Some(plain.clone());
         Ok(plain)
     }
 
+    /// A costly part of an experiment: what an interrupted run of the same command has left in the folder, or made and left there.
+    fn kept<T: Serialize + DeserializeOwned>(
+        &mut self,
+        name: &str,
+        make: impl FnOnce(&mut Self) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let path = self.args.out.join(format!("{name}.part.json"));
+        if let Some(value) = if self.args.fresh { None } else { report::kept(&path, &self.fingerprint) } {
+            return Ok(value);
+        }
+        let value = make(self)?;
+        report::keep(&path, &value, &self.fingerprint)?;
+        Ok(value)
+    }
+
     /// A stream of numbers for choices of an experiment.
     fn random(&self, purpose: u64) -> impl FnMut(usize) -> usize + use<> {
-        let mut state = mix(mix(self.seed) ^ purpose);
-        move |n| {
-            state = mix(state.wrapping_add(0x9E37_79B9_7F4A_7C15));
-            ((u128::from(state) * n as u128) >> 64) as usize
-        }
+        random(self.seed, purpose)
+    }
+}
+
+/// A stream of numbers below what it is asked for.
+fn random(seed: u64, purpose: u64) -> impl FnMut(usize) -> usize + use<> {
+    let mut state = mix(mix(seed) ^ purpose);
+    move |n| {
+        state = mix(state.wrapping_add(0x9E37_79B9_7F4A_7C15));
+        ((u128::from(state) * n as u128) >> 64) as usize
+    }
+}
+
+/// Fills blank cells of `puzzle` from its answer, in random order, until `unknown` are left.
+fn reveal(puzzle: &mut [u8], label: &[u8], unknown: usize, random: &mut impl FnMut(usize) -> usize) {
+    let mut open: Vec<usize> = (0..puzzle.len()).filter(|&c| puzzle[c] == 1).collect();
+    while open.len() > unknown {
+        let cell = open.swap_remove(random(open.len()));
+        puzzle[cell] = label[cell];
     }
 }
 
@@ -316,7 +363,7 @@ impl Analyze {
         };
         let parts: Vec<Option<&PathBuf>> = vec![Some(&self.model), self.data.as_ref(), self.holdout.as_ref(), self.reference.as_ref()];
         let files = parts.into_iter().map(|p| p.map_or(Ok(0), |p| crc(p))).collect::<anyhow::Result<Vec<u32>>>()?;
-        Ok(format!("{files:08x?} {:?} n {} seed {} {:?}", self.snapshots, self.n, self.seed, self.engine))
+        Ok(format!("{files:08x?} {:?} unknown {:?} n {} seed {} {:?}", self.snapshots, self.unknown, self.n, self.seed, self.engine))
     }
 
     /// The command that does the same again, with file names in place of paths.
@@ -324,6 +371,12 @@ impl Analyze {
         let name = |p: &PathBuf| p.file_name().map_or_else(|| p.display().to_string(), |n| n.to_string_lossy().into_owned());
         let mut out =
             format!("hrm-train analyze {} --model {} --n {} --seed {}", self.experiment.name(), name(&self.model), self.n, self.seed);
+        if let Some(unknown) = self.unknown {
+            out += &format!(" --unknown {unknown}");
+        }
+        if self.engine == EngineArgument::Torch {
+            out += " --engine torch";
+        }
         let options = [("data", &self.data), ("holdout", &self.holdout), ("snapshots", &self.snapshots), ("reference", &self.reference)];
         for (option, path) in options {
             if let Some(path) = path {
@@ -339,14 +392,13 @@ impl Analyze {
 /// # Errors
 /// Bad input; the sentence names it.
 pub fn run(args: &Analyze) -> anyhow::Result<String> {
-    let fingerprint = args.fingerprint()?;
     fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
     let mut lab = Lab::new(args)?;
     let wanted: Vec<Experiment> = if args.experiment == Experiment::All { Experiment::EACH.to_vec() } else { vec![args.experiment] };
     let mut sections = Vec::new();
     for experiment in wanted {
-        let kept = if args.fresh { None } else { Section::load(&args.out, experiment.name(), &fingerprint) };
-        let section = match kept {
+        let kept = if args.fresh { None } else { report::kept(&args.out.join(format!("{}.json", experiment.name())), &lab.fingerprint) };
+        let section: Section = match kept {
             Some(section) => section,
             None => {
                 let Some(mut section) = (match experiment {
@@ -365,7 +417,7 @@ pub fn run(args: &Analyze) -> anyhow::Result<String> {
                     continue;
                 };
                 section.name = experiment.name().to_owned();
-                section.save(&args.out, &fingerprint)?;
+                section.save(&args.out, &lab.fingerprint)?;
                 section
             }
         };
@@ -406,6 +458,7 @@ fn about(args: &Analyze, lab: &Lab) -> Vec<String> {
         format!(" Trained with data protocol {}, a run of {steps} steps of {batch} puzzles, seed {}.", r.data.protocol, r.train.seed)
     });
     let data = args.data.as_ref().and_then(|p| p.file_name()).map_or("generated puzzles".into(), |n| n.to_string_lossy().into_owned());
+    let data = args.unknown.map_or_else(|| data.clone(), |u| format!("{data}, cells revealed until {u} are unknown"));
     vec![
         "Ren and Liu, \"Are Your Reasoning Models Reasoning or Guessing?\" (arXiv 2601.10679), say of the Hierarchical Reasoning Model that it fails on very \
          easy puzzles, that it finds answers in leaps, that it has several fixed points, and that more guesses cure it. This page repeats their \

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::svg::escape;
@@ -78,23 +79,29 @@ impl Section {
             table.rows.iter().try_for_each(|row| csv.write_record(row))?;
             write_atomic(&folder.join(format!("{}-{}.csv", self.name, i + 1)), &csv.into_inner()?)?;
         }
-        let kept = Kept { fingerprint: fingerprint.into(), section: self.clone() };
-        write_atomic(&folder.join(format!("{}.json", self.name)), &serde_json::to_vec(&kept)?)
-    }
-
-    /// What an earlier run with the same fingerprint left.
-    #[must_use]
-    pub fn load(folder: &Path, name: &str, fingerprint: &str) -> Option<Self> {
-        let bytes = fs::read(folder.join(format!("{name}.json"))).ok()?;
-        let kept: Kept = serde_json::from_slice(&bytes).ok()?;
-        (kept.fingerprint == fingerprint).then_some(kept.section)
+        keep(&folder.join(format!("{}.json", self.name)), self, fingerprint)
     }
 }
 
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct Kept<T> {
     fingerprint: String,
-    section: Section,
+    value: T,
+}
+
+/// Writes what a later run with the same fingerprint takes up.
+///
+/// # Errors
+/// The file system refuses.
+pub fn keep<T: Serialize>(path: &Path, value: &T, fingerprint: &str) -> anyhow::Result<()> {
+    write_atomic(path, &serde_json::to_vec(&Kept { fingerprint: fingerprint.into(), value })?)
+}
+
+/// What an earlier run with the same fingerprint left.
+#[must_use]
+pub fn kept<T: DeserializeOwned>(path: &Path, fingerprint: &str) -> Option<T> {
+    let kept: Kept<T> = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    (kept.fingerprint == fingerprint).then_some(kept.value)
 }
 
 /// One page that needs no other file.
@@ -200,8 +207,8 @@ mod tests {
     fn only_the_same_run_is_taken_up() {
         let folder = tempfile::tempdir().unwrap();
         section().save(folder.path(), "one").unwrap();
-        assert_eq!(Section::load(folder.path(), "easy", "one"), Some(section()));
-        assert_eq!(Section::load(folder.path(), "easy", "two"), None);
+        let file = folder.path().join("easy.json");
+        assert_eq!((kept(&file, "one"), kept::<Section>(&file, "two")), (Some(section()), None));
         assert!(folder.path().join("p.svg").exists() && folder.path().join("easy-1.csv").exists());
     }
 }

@@ -31,7 +31,7 @@ fn options(perturb: Perturb, depth: Depth, segments: u16, change: impl FnOnce(&m
 
 pub fn run(lab: &mut Lab) -> anyhow::Result<Option<Section>> {
     let (Some(int8), Some(set)) = (&lab.int8, &lab.holdout) else { return Ok(None) };
-    let n = (lab.n / 6).clamp(2, set.len());
+    let n = (lab.n / 6).clamp(1, set.len());
     let paper = PAPER as u16;
     let plain = |_: &mut Options| {};
     let policies = [

@@ -41,6 +41,7 @@ pub struct Chart {
     y: String,
     log_y: bool,
     y_range: Option<(f64, f64)>,
+    bar: f64,
     series: Vec<Series>,
 }
 
@@ -48,13 +49,20 @@ impl Chart {
     /// An empty chart with its title and the axes' names (with units).
     #[must_use]
     pub fn new(title: &str, x: &str, y: &str) -> Self {
-        Self { title: title.into(), x: x.into(), y: y.into(), log_y: false, y_range: None, series: Vec::new() }
+        Self { title: title.into(), x: x.into(), y: y.into(), log_y: false, y_range: None, bar: 1.0, series: Vec::new() }
     }
 
     /// A logarithmic y axis; points at or below 0 are left out.
     #[must_use]
     pub const fn log_y(mut self) -> Self {
         self.log_y = true;
+        self
+    }
+
+    /// Bars stand for so much of the x axis each; 1 unless set.
+    #[must_use]
+    pub const fn bar_width(mut self, x: f64) -> Self {
+        self.bar = x;
         self
     }
 
@@ -88,7 +96,7 @@ impl Chart {
             (y0, y1) = (scale(low), scale(high));
         }
         if self.series.iter().any(|s| s.mark == Mark::Bars) {
-            (x0, x1) = (x0 - 0.5, x1 + 0.5);
+            (x0, x1) = (x0 - self.bar / 2.0, x1 + self.bar / 2.0);
         }
         let px = |x: f64| LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT);
         let py = |y: f64| HEIGHT - BOTTOM - (scale(y).clamp(y0, y1) - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM);
@@ -119,7 +127,7 @@ impl Chart {
                     }
                 }
                 Mark::Bars => {
-                    let w = 0.8 * (px(1.0) - px(0.0)) / bars;
+                    let w = 0.8 * (px(self.bar) - px(0.0)) / bars;
                     for &(x, y) in &s.points {
                         let left = px(x) - w * bars / 2.0 + bar * w;
                         let (top, height) = (py(y), (py(if self.log_y { y } else { 0.0 }) - py(y)).max(0.0));
@@ -184,18 +192,20 @@ impl Landscape<'_> {
         let mut out = open(self.title);
         let n = self.errors.len();
         let cell = side / n as f64;
+        out += "<g shape-rendering=\"crispEdges\">";
         for (j, row) in self.errors.iter().enumerate() {
-            for (i, &e) in row.iter().enumerate() {
-                let (r, g, b) = shade((e / self.worst).clamp(0.0, 1.0));
+            // Neighbours of one colour are one rectangle.
+            let mut i = 0;
+            while i < n {
+                let colour = shade((row[i] / self.worst).clamp(0.0, 1.0));
+                let same = row[i..].iter().take_while(|&&e| shade((e / self.worst).clamp(0.0, 1.0)) == colour).count();
                 let (x, y) = (LEFT + i as f64 * cell, HEIGHT - BOTTOM - (j + 1) as f64 * cell);
-                let _ = write!(
-                    out,
-                    "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"rgb({r},{g},{b})\"/>",
-                    cell + 0.3,
-                    cell + 0.3
-                );
+                let (width, (r, g, b)) = (same as f64 * cell, colour);
+                let _ = write!(out, "<path d=\"M{x:.1} {y:.1}h{width:.1}v{cell:.1}h-{width:.1}\" fill=\"#{r:02x}{g:02x}{b:02x}\"/>");
+                i += same;
             }
         }
+        out += "</g>";
         for &(from, to) in self.arrows {
             // Long arrows would hide each other: direction is kept, length is cut.
             let (dx, dy) = (px(to.0) - px(from.0), py(to.1) - py(from.1));
@@ -243,12 +253,10 @@ impl Landscape<'_> {
                 label(share * self.worst)
             );
         }
-        for (i, text) in
-            ["line: the run to its last state (yellow)", "white: from a dot to where one segment leads"].into_iter().enumerate()
-        {
+        for (i, text) in ["line: the run to its last state (yellow)", "white: where one segment leads"].into_iter().enumerate() {
             let _ = write!(out, "<text x=\"{x}\" y=\"{}\">{text}</text>", TOP + 140.0 + 18.0 * i as f64);
         }
-        axis_names(&mut out, "first principal component of z_H, from the last state", "second");
+        axis_names(&mut out, "first principal component of z_H, from the last state", "second component");
         out + "</svg>"
     }
 }

@@ -9,7 +9,7 @@ use super::attractors::{Mode, basins};
 use super::dynamics::reliability;
 use super::fixed_point::{classify, two_by_two};
 use super::grokking::leap;
-use super::guesses::{Guess, Rule, paper_protocol, shift_fields};
+use super::guesses::{Ablation, Guess, Rule, paper_protocol, shift_fields};
 use super::subject::{Float, Integer, Subject};
 use super::trace::{Job, Trace, run_from};
 use super::{Analyze, EngineArgument, Experiment};
@@ -159,6 +159,18 @@ fn guess(answer: u8, right: bool, q: f64, residual: f64, valid: Option<usize>) -
 }
 
 #[test]
+fn cells_are_revealed_until_few_are_unknown() {
+    let (answer, mut random) = (answer(), super::random(1, 2));
+    let mut puzzle = vec![1; CELLS];
+    puzzle[0] = answer[0];
+    for unknown in [20, 9, 1] {
+        super::reveal(&mut puzzle, &answer, unknown, &mut random);
+        assert_eq!(puzzle.iter().filter(|&&t| t == 1).count(), unknown.min(15));
+        assert!(puzzle.iter().zip(&answer).all(|(&p, &a)| p == 1 || p == a));
+    }
+}
+
+#[test]
 fn selections() {
     let all = [
         guess(1, false, 3.0, 0.5, None),
@@ -179,6 +191,25 @@ fn selections() {
     // Halted passes of the one checkpoint: 1 wrong, 2 right; of the other: none.
     let none: Vec<Guess> = all.iter().cloned().map(|g| Guess { q: -1.0, ..g }).collect();
     assert!(paper_protocol(&[none.clone(), all.to_vec()]) && !paper_protocol(&[none, all[..2].to_vec()]));
+}
+
+#[test]
+fn the_papers_table_adds_one_part_at_a_time() {
+    let (right, wrong) = (guess(2, true, 1.0, 0.1, Some(5)), guess(1, false, 1.0, 0.1, None));
+    let not_halted = Guess { q: -1.0, ..right.clone() };
+    // Puzzles: right by the first pass; by the shifts; by the other checkpoint's first pass; by its shifts; right but never halted.
+    let last = vec![
+        vec![right.clone(), right.clone(), wrong.clone()],
+        vec![wrong.clone(), right.clone(), right.clone()],
+        vec![wrong.clone(), wrong.clone(), wrong.clone()],
+        vec![wrong.clone(), wrong.clone(), right.clone()],
+        vec![not_halted; 3],
+    ];
+    let mut earlier = vec![vec![wrong.clone(); 3]; 5];
+    earlier[2] = vec![right.clone(), wrong.clone(), wrong.clone()];
+    earlier[3] = vec![wrong, right.clone(), right];
+    assert_eq!(Ablation::new(&[earlier, last.clone()]), Ablation { one: 2, perturbation: 2, bootstrapping: 2, all: 3 });
+    assert_eq!(Ablation::new(&[last]), Ablation { one: 2, perturbation: 2, bootstrapping: 1, all: 2 });
 }
 
 #[test]
@@ -261,6 +292,7 @@ fn arguments(model: &Path, out: &Path) -> Analyze {
         model: model.into(),
         data: None,
         holdout: None,
+        unknown: None,
         n: 20,
         out: out.into(),
         snapshots: None,
@@ -276,7 +308,7 @@ fn arguments(model: &Path, out: &Path) -> Analyze {
 
 fn data(out: &Path, name: &str) -> serde_json::Value {
     let text = std::fs::read(out.join(format!("{name}.json"))).unwrap();
-    serde_json::from_slice::<serde_json::Value>(&text).unwrap()["section"]["data"].clone()
+    serde_json::from_slice::<serde_json::Value>(&text).unwrap()["value"]["data"].clone()
 }
 
 #[test]
@@ -335,6 +367,8 @@ fn everything_on_an_untrained_float_model_with_snapshots() {
     write_atomic(&bad, b"source,question,answer,rating\n").unwrap();
     let refused = super::run(&Analyze { data: Some(bad), ..args.clone() }).unwrap_err();
     assert!(format!("{refused:#}").contains("bad.csv"), "{refused:#}");
+    let refused = super::run(&Analyze { unknown: Some(17), ..args.clone() }).unwrap_err();
+    assert_eq!(refused.to_string(), "--unknown is 17, expected 1 to 16");
     assert!(super::run(&Analyze { n: 0, ..args }).unwrap_err().to_string().contains("--n is 0"));
     let _ = build_engine(&config, &spec, None).unwrap();
     assert!(Float::load(Path::new("/nowhere"), EngineKind::Fused, "cpu", 1).is_err());

@@ -1,6 +1,7 @@
 //! Runs of many puzzles, segment by segment, and what is kept of them.
 
 use hrm_core::task::Sudoku;
+use serde::{Deserialize, Serialize};
 
 use super::subject::Subject;
 use crate::data::rng::mix;
@@ -10,7 +11,7 @@ use crate::engine::{Carry, Reading, StartOf};
 const BATCH: usize = 64;
 
 /// What is kept of one puzzle; each list has one entry a segment.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Trace {
     /// All cells right.
     pub exact: Vec<bool>,

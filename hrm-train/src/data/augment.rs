@@ -16,6 +16,8 @@ pub struct SamplerOptions {
     pub seed: u64,
     /// Probability that a puzzle is made easier, 0 to 1; 0.5 in Ren & Liu, arXiv 2601.10679 (data mixing).
     pub easier: f64,
+    /// Draws over which the probability falls in a straight line from 1 to `easier`; 0: it is `easier` from the first.
+    pub easier_first: u64,
     /// Whether each draw gets a random symmetry of the full group.
     pub symmetries: bool,
     /// Whether every puzzle comes once before any comes again (else each draw is independent).
@@ -23,9 +25,9 @@ pub struct SamplerOptions {
 }
 
 impl Default for SamplerOptions {
-    /// Seed 0, half of the puzzles made easier, symmetries, whole epochs.
+    /// Seed 0, half of the puzzles made easier at any time, symmetries, whole epochs.
     fn default() -> Self {
-        Self { seed: 0, easier: 0.5, symmetries: true, epochs: true }
+        Self { seed: 0, easier: 0.5, easier_first: 0, symmetries: true, epochs: true }
     }
 }
 
@@ -45,6 +47,13 @@ impl<'a> Sampler<'a> {
         ensure!(!set.is_empty(), "there are no puzzles to draw from");
         ensure!((0.0..=1.0).contains(&options.easier), "easier is {}, expected a probability from 0 to 1", options.easier);
         Ok(Self { set, options })
+    }
+
+    /// Probability that draw `k` is made easier.
+    #[must_use]
+    pub fn easier(&self, k: u64) -> f64 {
+        let SamplerOptions { easier, easier_first, .. } = self.options;
+        if k < easier_first { easier + (1.0 - easier) * (1.0 - k as f64 / easier_first as f64) } else { easier }
     }
 
     /// The puzzle of draw `k`.
@@ -74,7 +83,7 @@ impl<'a> Sampler<'a> {
         let mut puzzle = [0u8; MAX_CELLS];
         let puzzle = &mut puzzle[..expected];
         puzzle.copy_from_slice(self.set.input(i));
-        if unit(&mut rng) < self.options.easier {
+        if unit(&mut rng) < self.easier(k) {
             make_easier(puzzle, self.set.label(i), &mut rng);
         }
         let symmetry = if self.options.symmetries {
@@ -166,6 +175,26 @@ mod tests {
         assert!((0..23).any(|k| draw(&other, k) != draw(&sampler, k)));
         // The second epoch shows the same puzzle in another form.
         assert!((0..2000).map(|k| draw(&sampler, k).1).collect::<std::collections::HashSet<_>>().len() > 1900);
+    }
+
+    #[test]
+    fn easier_puzzles_come_first_and_the_rest_is_as_it_was() {
+        let set = some();
+        let steady = SamplerOptions { seed: 3, easier: 0.25, symmetries: false, ..SamplerOptions::default() };
+        let before = Sampler::new(&set, steady).unwrap();
+        let sampler = Sampler::new(&set, SamplerOptions { easier_first: 4000, ..steady }).unwrap();
+        assert_eq!([0, 1000, 2000, 4000, u64::MAX].map(|k| sampler.easier(k)), [1.0, 0.8125, 0.625, 0.25, 0.25]);
+        let easier = |from: u64| {
+            let made = |k: &u64| draw(&sampler, *k).0 != set.input(sampler.index(*k));
+            (from..from + 1000).filter(made).count()
+        };
+        let counts = [0, 1000, 2000, 3000, 4000].map(easier);
+        for (count, expected) in counts.into_iter().zip([906, 719, 531, 344, 250]) {
+            assert!((expected - 60..expected + 60).contains(&count), "{counts:?}");
+        }
+        // A puzzle that both make easier, or neither, is the same in both: the switch moves the threshold alone.
+        assert!((4000..4200).all(|k| draw(&before, k) == draw(&sampler, k)));
+        assert!((0..400).filter(|&k| draw(&before, k).0 != set.input(before.index(k))).all(|k| draw(&before, k) == draw(&sampler, k)));
     }
 
     #[test]

@@ -13,9 +13,11 @@ use csv::{ReaderBuilder, StringRecord};
 use flate2::Compression;
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
-use hrm_core::task::Sudoku;
+use hrm_core::task::{Grid, Sudoku};
 
 use super::PuzzleSet;
+use super::grid::{GridKind, GridSet};
+use super::maze::{self, Maze};
 
 const COLUMNS: [&str; 4] = ["source", "question", "answer", "rating"];
 
@@ -115,20 +117,76 @@ pub fn read_from(name: &str, reader: impl Read) -> Result<PuzzleSet> {
     set.with_context(|| format!("{name}: there is no puzzle after the header"))
 }
 
+/// Reads a file of mazes with answers, in the same columns (the public Maze-30x30-Hard): one character a cell, row by row, of `# SGo`. The rating
+/// is not read.
+///
+/// # Errors
+/// As [`read`]; an answer that is no shortest path.
+pub fn read_mazes(path: &Path) -> Result<GridSet> {
+    let name = path.display().to_string();
+    let rows = Rows::new(&name, open(path)?)?;
+    let (question, answer) = (rows.column(COLUMNS[1])?, rows.column(COLUMNS[2])?);
+    let mut set: Option<GridSet> = None;
+    let (mut input, mut label) = (Vec::new(), Vec::new());
+    rows.each(|row| {
+        let cells = row[question].chars().count();
+        if set.is_none() {
+            let size = cells.isqrt();
+            ensure!(
+                size * size == cells && (3..=64).contains(&size),
+                "column `question`: {cells} characters, expected a square of 9 to 4096"
+            );
+            set = Some(GridSet::new(GridKind::Maze, size));
+        }
+        let Some(set) = &mut set else { return Ok(()) };
+        let grid = Grid::new(u16::try_from(set.cells())?, set.kind.vocab() as u16).context("a grid of this size")?;
+        for (column, text, tokens) in [("question", &row[question], &mut input), ("answer", &row[answer], &mut label)] {
+            tokens.resize(set.cells(), 0);
+            grid.parse_symbols(text, maze::ALPHABET, tokens).with_context(|| format!("column `{column}`"))?;
+        }
+        let rules = Maze::new(set.size);
+        rules.ends(&input).context("column `question`")?;
+        ensure!(rules.is_shortest(&input, &label), "column `answer`: no shortest path from S to G in the maze of column `question`");
+        set.push_alone(&input, &label)
+    })?;
+    set.with_context(|| format!("{name}: there is no maze after the header"))
+}
+
+/// Writes mazes for [`read_mazes`]; the rating is the number of steps of the path.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_mazes(path: &Path, set: &GridSet) -> Result<()> {
+    write_with(path, &|out| {
+        let mut out = csv::Writer::from_writer(out);
+        out.write_record(COLUMNS)?;
+        let symbol = |&t: &u8| maze::ALPHABET.chars().nth(usize::from(t).wrapping_sub(1)).unwrap_or('?');
+        for i in 0..set.len() {
+            let [question, answer] = [set.input(i), set.label(i)].map(|tokens| tokens.iter().map(symbol).collect::<String>());
+            let steps = set.label(i).iter().filter(|&&t| t == maze::PATH).count() + 1;
+            out.write_record(["maze", &question, &answer, &steps.to_string()])?;
+        }
+        Ok(out.flush()?)
+    })
+}
+
 /// Writes a puzzle file, gzipped if its name ends in `.gz`.
 ///
 /// # Errors
 /// The file cannot be written.
 pub fn write(path: &Path, set: &PuzzleSet) -> Result<()> {
+    write_with(path, &|out| write_to(out, set))
+}
+
+fn write_with(path: &Path, content: &dyn Fn(&mut dyn Write) -> Result<()>) -> Result<()> {
     let cannot = || format!("cannot write {}", path.display());
-    let file = BufWriter::new(File::create(path).with_context(cannot)?);
+    let mut file = BufWriter::new(File::create(path).with_context(cannot)?);
     if is_gzip(path) {
         let mut out = GzEncoder::new(file, Compression::default());
-        write_to(&mut out, set).with_context(cannot)?;
+        content(&mut out).with_context(cannot)?;
         out.finish().and_then(|mut file| file.flush()).with_context(cannot)
     } else {
-        let mut file = file;
-        write_to(&mut file, set).and_then(|()| Ok(file.flush()?)).with_context(cannot)
+        content(&mut file).and_then(|()| Ok(file.flush()?)).with_context(cannot)
     }
 }
 
@@ -213,6 +271,29 @@ mod tests {
             assert_eq!(read(&path).unwrap(), set);
             assert_eq!(fs::read(&path).unwrap().starts_with(&[0x1f, 0x8b]), name.ends_with("gz"));
         }
+    }
+
+    #[test]
+    fn mazes_round_trip_and_faults_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let set = maze::generate(&maze::MazeOptions { size: 7, seed: 1, shortest: 4, unique: false }, 9).unwrap();
+        for name in ["a.csv", "b.csv.gz"] {
+            let path = dir.path().join(name);
+            write_mazes(&path, &set).unwrap();
+            assert_eq!(read_mazes(&path).unwrap(), set);
+        }
+        let path = dir.path().join("x.csv");
+        let error = |question: &str, answer: &str| {
+            fs::write(&path, format!("source,question,answer,rating\nm,{question},{answer},0\n")).unwrap();
+            let error = read_mazes(&path).unwrap_err().to_string();
+            assert!(error.contains("x.csv line 2: column"), "{error}");
+            error
+        };
+        assert!(error("S  #", "S  #").contains("4 characters, expected a square of 9"));
+        assert!(error("S   # G x", "S   # G x").contains("`question`: column 9: found 'x'"));
+        assert!(error("S   # G S", "S   # G S").contains("`question`: the maze has 2 cells `S`"));
+        assert!(error("S   #   G", "So ##oG  ").contains("`answer`: no shortest path"));
+        assert!(error("S   #   G", "So").contains("`answer`"));
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! Puzzles in and out: files, the solver and the generator, what training draws.
 
+pub mod arc;
 pub mod augment;
 pub mod canonical;
 pub mod csv;
 pub mod generator;
+pub mod grid;
+pub mod grid_npy;
+pub mod maze;
 pub mod npy;
 pub mod rng;
 mod set;

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use hrm_core::task::{Sudoku, Symmetry};
-use npyz::WriterBuilder;
+use npyz::{AutoSerialize, WriterBuilder};
 use rand_pcg::rand_core::Rng;
 use serde::{Deserialize, Serialize};
 
@@ -180,17 +180,17 @@ pub fn write(root: &Path, split: &str, data: &Grouped) -> Result<()> {
     let shape = [n as u64, set.sudoku.cells() as u64];
     write_array(&file("inputs"), &shape, set.inputs.iter().map(|&t| i32::from(t)))?;
     write_array(&file("labels"), &shape, set.labels.iter().map(|&t| i32::from(t)))?;
-    write_array(&file("puzzle_identifiers"), &[n as u64], std::iter::repeat_n(0, n))?;
+    write_array(&file("puzzle_identifiers"), &[n as u64], std::iter::repeat_n(0i32, n))?;
     write_array(&file("puzzle_indices"), &[n as u64 + 1], 0..=i32::try_from(n)?)?;
     write_array(&file("group_indices"), &[bounds.len() as u64], bounds.into_iter())?;
     json(&root.join("identifiers.json"), serde_json::to_string(&["<blank>"])?)?;
     json(&dir.join("dataset.json"), serde_json::to_string(&meta)?)
 }
 
-fn write_array(path: &Path, shape: &[u64], values: impl Iterator<Item = i32>) -> Result<()> {
+pub(super) fn write_array<T: AutoSerialize>(path: &Path, shape: &[u64], values: impl Iterator<Item = T>) -> Result<()> {
     let write = || -> std::io::Result<()> {
         let mut file = BufWriter::new(File::create(path)?);
-        let mut out = npyz::WriteOptions::<i32>::new().default_dtype().shape(shape).writer(&mut file).begin_nd()?;
+        let mut out = npyz::WriteOptions::<T>::new().default_dtype().shape(shape).writer(&mut file).begin_nd()?;
         out.extend(values)?;
         out.finish()?;
         file.flush()
@@ -199,7 +199,7 @@ fn write_array(path: &Path, shape: &[u64], values: impl Iterator<Item = i32>) ->
 }
 
 /// The shape and the values of an integer array; stops at the first value that `check(index, value)` refuses.
-fn read_array<T>(path: &Path, check: impl Fn(usize, i128) -> Result<T>) -> Result<(Vec<u64>, Vec<T>)> {
+pub(super) fn read_array<T>(path: &Path, check: impl Fn(usize, i128) -> Result<T>) -> Result<(Vec<u64>, Vec<T>)> {
     let cannot = || format!("cannot read {}", path.display());
     let file = npyz::NpyFile::new(BufReader::new(File::open(path).with_context(cannot)?)).with_context(cannot)?;
     ensure!(file.order() == npyz::Order::C, "{}: the array is in Fortran order, expected C order", path.display());
@@ -225,7 +225,7 @@ fn read_array<T>(path: &Path, check: impl Fn(usize, i128) -> Result<T>) -> Resul
     Ok((shape, values))
 }
 
-fn read_tokens(path: &Path, cells: usize) -> Result<Vec<u8>> {
+pub(super) fn read_tokens(path: &Path, cells: usize) -> Result<Vec<u8>> {
     let (shape, tokens) = read_array(path, |i, value| {
         u8::try_from(value).map_err(|_| anyhow!("row {} token {}: found {value}, expected a small number from 0", i / cells, i % cells))
     })?;
@@ -234,7 +234,7 @@ fn read_tokens(path: &Path, cells: usize) -> Result<Vec<u8>> {
 }
 
 /// Ascending bounds from 0 to `last`.
-fn read_bounds(path: &Path, last: usize) -> Result<Vec<usize>> {
+pub(super) fn read_bounds(path: &Path, last: usize) -> Result<Vec<usize>> {
     let expected = format!("bounds that ascend from 0 to {last}");
     let (shape, bounds) =
         read_array(path, |i, value| usize::try_from(value).map_err(|_| anyhow!("element {i} is {value}, expected {expected}")))?;
@@ -279,7 +279,7 @@ mod tests {
     fn the_bytes_are_those_of_numpy() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.npy");
-        write_array(&path, &[2], [1, -2].into_iter()).unwrap();
+        write_array(&path, &[2], [1i32, -2].into_iter()).unwrap();
         let bytes = fs::read(&path).unwrap();
         assert!(bytes.starts_with(b"\x93NUMPY\x01\x00"));
         let header = String::from_utf8_lossy(&bytes[10..bytes.len() - 8]).into_owned();
@@ -288,7 +288,7 @@ mod tests {
     }
 
     /// Rewrites one array of a dataset in another type or shape.
-    fn replace<T: npyz::AutoSerialize + Copy>(path: &Path, shape: &[u64], values: &[T]) {
+    fn replace<T: AutoSerialize + Copy>(path: &Path, shape: &[u64], values: &[T]) {
         let mut out = Vec::new();
         let mut writer = npyz::WriteOptions::<T>::new().default_dtype().shape(shape).writer(&mut out).begin_nd().unwrap();
         writer.extend(values.iter().copied()).unwrap();

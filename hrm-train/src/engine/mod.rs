@@ -72,6 +72,74 @@ pub struct EngineOptions {
     pub seed: u64,
 }
 
+/// How deep a segment runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Depth {
+    /// H updates.
+    pub h_cycles: u8,
+    /// L updates for each H update.
+    pub l_cycles: u8,
+}
+
+impl Depth {
+    /// The depth the model is made for, at which it is evaluated and shipped.
+    #[must_use]
+    pub fn of(config: &hrm_core::Config) -> Self {
+        Self { h_cycles: config.h_cycles, l_cycles: config.l_cycles }
+    }
+
+    /// # Errors
+    /// This depth is none, or deeper than the model.
+    fn check(self, config: &hrm_core::Config) -> anyhow::Result<()> {
+        let full = Self::of(config);
+        for (name, found, most) in [("h_cycles", self.h_cycles, full.h_cycles), ("l_cycles", self.l_cycles, full.l_cycles)] {
+            anyhow::ensure!((1..=most).contains(&found), "a segment of {found} {name}, expected 1 to the model's {most}");
+        }
+        Ok(())
+    }
+}
+
+/// What a training step may ask for besides puzzles. The default asks for nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Course<'a> {
+    /// Depth of this segment; `None`: the model's.
+    pub depth: Option<Depth>,
+    /// Factor of each row's loss, `[batch]`; empty: 1.
+    pub weights: &'a [f32],
+    /// What a teacher answers; `None`: the labels alone count.
+    pub teacher: Option<Advice<'a>>,
+    /// Rows of the table of puzzle embeddings, `[batch]`; empty: row 0.
+    pub identifiers: &'a [usize],
+}
+
+/// What a teacher answers: the loss is the cross entropy against `(1 - share) * label + share * probabilities`.
+#[derive(Clone, Copy, Debug)]
+pub struct Advice<'a> {
+    /// Probabilities of the symbols, `[batch, S, F]` with fields, else `[batch, S, vocab]`.
+    pub probabilities: &'a [f32],
+    /// Its share of the target, 0 to 1.
+    pub share: f64,
+}
+
+impl Course<'_> {
+    /// # Errors
+    /// The weights are not `batch` finite numbers of 0 or more, the depth is none of this model, or the teacher's answers have another size.
+    fn check(&self, config: &hrm_core::Config, batch: usize) -> anyhow::Result<()> {
+        let found = self.weights.len();
+        anyhow::ensure!(found == 0 || found == batch, "weights: {found} values, expected {batch} for a batch of {batch}");
+        if let Some(b) = self.weights.iter().position(|w| !(0.0..=f32::MAX).contains(w)) {
+            anyhow::bail!("weights: {} in batch row {b}, expected a number of 0 or more", self.weights[b]);
+        }
+        if let Some(Advice { probabilities, share }) = self.teacher {
+            let symbols = if config.fields > 1 { config.fields } else { config.vocab };
+            let (found, expected) = (probabilities.len(), batch * usize::from(config.tokens) * usize::from(symbols));
+            anyhow::ensure!(found == expected, "teacher: {found} probabilities, expected {expected} for a batch of {batch}");
+            anyhow::ensure!((0.0..=1.0).contains(&share), "teacher: a share of {share}, expected 0 to 1");
+        }
+        self.depth.map_or(Ok(()), |depth| depth.check(config))
+    }
+}
+
 /// What one training segment did to one row of the batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct RowOutcome {
@@ -137,6 +205,14 @@ fn join(parts: &[f32]) -> anyhow::Result<u64> {
     })
 }
 
+/// For engines without puzzle embeddings.
+fn no_identifiers(identifiers: &[usize]) -> anyhow::Result<()> {
+    match identifiers.iter().find(|&&id| id > 0) {
+        Some(id) => anyhow::bail!("puzzle identifier {id}: this engine has no puzzle embeddings, take train.engine = \"torch\""),
+        None => Ok(()),
+    }
+}
+
 /// A float network with its optimizer and the carries of its batch.
 pub trait Engine {
     /// One deep-supervision step: one segment for every row of the batch, loss, gradient, one optimizer step. The carry is kept, detached.
@@ -146,7 +222,22 @@ pub trait Engine {
     ///
     /// # Errors
     /// Non-finite loss or gradient (the weights are left as they were), library failures.
-    fn train_segment(&mut self, inputs: &[u8], labels: &[u8], reset: &[bool], lr: f64) -> anyhow::Result<Vec<RowOutcome>>;
+    fn train_segment(&mut self, inputs: &[u8], labels: &[u8], reset: &[bool], lr: f64) -> anyhow::Result<Vec<RowOutcome>> {
+        self.train_course(inputs, labels, reset, &Course::default(), lr)
+    }
+
+    /// [`Engine::train_segment`] with a course: how deep the segment runs and how much each row counts.
+    ///
+    /// # Errors
+    /// As [`Engine::train_segment`]; a course that does not fit to the model or the batch.
+    fn train_course(
+        &mut self,
+        inputs: &[u8],
+        labels: &[u8],
+        reset: &[bool],
+        course: &Course<'_>,
+        lr: f64,
+    ) -> anyhow::Result<Vec<RowOutcome>>;
 
     /// Runs `segments` segments from fresh starts without gradient, with the averaged weights where there are any, and calls
     /// `observe(segment, tokens [n, S], q_halt [n])` after each. Starts depend on `seed` and the puzzle's index only.
@@ -154,6 +245,22 @@ pub trait Engine {
     /// # Errors
     /// Library failures.
     fn infer(&mut self, inputs: &[u8], segments: usize, seed: u64, observe: &mut dyn FnMut(usize, &[u8], &[f32])) -> anyhow::Result<()>;
+
+    /// [`Engine::infer`] of puzzles that have rows of their own in the table of puzzle embeddings: `identifiers` `[n]`.
+    ///
+    /// # Errors
+    /// As [`Engine::infer`]; the model has no such rows.
+    fn infer_as(
+        &mut self,
+        identifiers: &[usize],
+        inputs: &[u8],
+        segments: usize,
+        seed: u64,
+        observe: &mut dyn FnMut(usize, &[u8], &[f32]),
+    ) -> anyhow::Result<()> {
+        no_identifiers(identifiers)?;
+        self.infer(inputs, segments, seed, observe)
+    }
 
     /// Carries of as many puzzles as there are starts: random where the model starts so or where `random` asks for it, else its fixed start.
     /// [`Engine::infer`] begins puzzle `b` at `StartOf { seed, number: b }`.

@@ -13,8 +13,10 @@ use hrm_core::{Kernel, ModelView, Network, Plan, Run};
 use super::emulator;
 use super::machine::Machine;
 use crate::cargo;
+use crate::memories::Memory;
 
 /// A model with the puzzles it is run on.
+#[derive(Clone)]
 pub struct Case {
     /// Rows of the puzzle.
     pub size: usize,
@@ -24,6 +26,8 @@ pub struct Case {
     pub puzzles: Vec<String>,
     /// Segments of each.
     pub segments: u16,
+    /// The memory of another board, in place of the machine's own.
+    pub memory: Option<Memory>,
 }
 
 impl Case {
@@ -36,13 +40,19 @@ impl Case {
         let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let puzzles: Vec<_> = text.lines().take(count).map(str::to_owned).collect();
         ensure!(puzzles.len() == count, "{} has {} puzzles, {count} are needed", file.display(), puzzles.len());
-        Ok(Self { size, model: cargo::root().join(format!("models/sudoku-{size}x{size}.hrm")), puzzles, segments })
+        Ok(Self { size, model: cargo::root().join(format!("models/sudoku-{size}x{size}.hrm")), puzzles, segments, memory: None })
     }
 
     /// `4x4`.
     #[must_use]
     pub fn label(&self) -> String {
         format!("{0}x{0}", self.size)
+    }
+
+    /// The request for this memory, before all others.
+    fn preface(&self) -> String {
+        let products = |bytes: usize| bytes.min(u32::MAX as usize);
+        self.memory.map_or_else(String::new, |m| format!("memory {} {} {}\n", products(m.plan.products), m.plan.tile, m.packed))
     }
 }
 
@@ -67,8 +77,8 @@ pub struct Outcome {
 /// # Errors
 /// The emulator or the image fails.
 pub fn run(machine: &Machine, case: &Case, host: &[Vec<u64>]) -> Result<Outcome> {
-    let requests: String = case.puzzles.iter().map(|p| format!("run {} {p}\n", case.segments)).collect();
-    let said = emulator::ask(machine, Some(&case.model), &requests)?;
+    let runs: String = case.puzzles.iter().map(|p| format!("run {} {p}\n", case.segments)).collect();
+    let said = emulator::ask(machine, Some(&case.model), &(case.preface() + &runs))?;
     let field = |name: &str| said.lines.iter().find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
     if let Some(error) = field("error") {
         bail!("{} {}: the image says: {error}", machine.name, case.label());
@@ -101,6 +111,10 @@ pub fn run(machine: &Machine, case: &Case, host: &[Vec<u64>]) -> Result<Outcome>
         }
         outcome.hashes.push(hashes);
     }
+    if let Some(memory) = case.memory {
+        let bytes = 8 * memory.arena as u64;
+        ensure!(outcome.arena <= bytes, "{}: the arena takes {} bytes, the image has {bytes}", case.label(), outcome.arena);
+    }
     outcome.difference = difference(machine, case, host, &outcome.hashes)?;
     Ok(outcome)
 }
@@ -125,7 +139,7 @@ fn difference(machine: &Machine, case: &Case, host: &[Vec<u64>], found: &[Vec<u6
 
 /// The first layer of a segment after which machine and host differ.
 fn layer(machine: &Machine, case: &Case, puzzle: &str, segment: u16) -> Result<String> {
-    let said = emulator::ask(machine, Some(&case.model), &format!("layers {segment} {puzzle}\n"))?;
+    let said = emulator::ask(machine, Some(&case.model), &format!("{}layers {segment} {puzzle}\n", case.preface()))?;
     let found: Vec<_> = said.lines.iter().filter_map(|l| l.strip_prefix("layer ")?.split_once(' ')).collect();
     let mut expected = Vec::new();
     with_run(&host_model(case.size), |run| {

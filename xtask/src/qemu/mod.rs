@@ -13,6 +13,7 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 
+use crate::boards::{BOARDS, Board};
 use crate::budgets::{Budgets, Measured};
 use crate::test::Done;
 use compare::{Case, Outcome};
@@ -30,7 +31,7 @@ pub struct Options {
     /// Write the expected hashes beside each image and the table of budgets anew, instead of comparing with them.
     #[arg(long)]
     bless: bool,
-    /// This board only.
+    /// This board only. A real one: its memory, on the emulated board with such a processor.
     #[arg(long)]
     machine: Option<String>,
 }
@@ -46,11 +47,15 @@ pub fn run(options: &Options) -> Result<Done> {
     if let Some(why) = install::ensure()? {
         return Ok(Done::Skipped(why));
     }
-    let machines = match &options.machine {
-        Some(name) => vec![Machine::by_name(name)?],
+    let wanted = |name: &str| options.machine.as_ref().is_none_or(|n| n == name);
+    let boards: Vec<_> = BOARDS.iter().filter(|board| wanted(board.name)).collect();
+    let machines: Vec<_> = match &options.machine {
+        Some(name) if boards.is_empty() => vec![Machine::by_name(name)?],
+        Some(_) => Vec::new(),
         None => MACHINES.to_vec(),
     };
-    for machine in &machines {
+    let needed = |machine: &&Machine| wanted(machine.name) || boards.iter().any(|board| board.like == machine.name);
+    for machine in MACHINES.iter().filter(needed) {
         if let Some(why) = machine.build()? {
             return Ok(Done::Skipped(why));
         }
@@ -67,7 +72,7 @@ pub fn run(options: &Options) -> Result<Done> {
     for machine in &machines {
         let outcomes = cases.iter().zip(&hosts).map(|(case, host)| compare::run(machine, case, host)).collect::<Result<Vec<_>>>()?;
         let mut problems: Vec<String> = outcomes.iter().filter_map(|o| o.difference.clone()).collect();
-        println!("{}", line(machine, &cases, &outcomes, problems.is_empty()));
+        println!("{}", line(machine.name, machine.core, &cases, &outcomes, problems.is_empty()));
         if !options.full {
             problems.extend(golden(machine, &cases, &outcomes, options.bless)?);
         }
@@ -78,6 +83,9 @@ pub fn run(options: &Options) -> Result<Done> {
             problems.extend(budgets.compare(machine.name, &measured));
         }
         wrong.extend(problems);
+    }
+    for board in boards {
+        wrong.extend(imitate(board, &cases, &hosts, options.bless, &mut budgets)?);
     }
     if options.bless {
         budgets.write()?;
@@ -92,8 +100,25 @@ pub fn run(options: &Options) -> Result<Done> {
     Ok(Done::Passed)
 }
 
-fn line(machine: &Machine, cases: &[Case], outcomes: &[Outcome], equal: bool) -> String {
-    let mut line = format!("{:<13} {:<23} {:<10}", machine.name, machine.core, outcomes.last().map_or("", |o| &o.kernel));
+/// One puzzle of every size with the memory of a real board, on the emulated board with such a processor.
+fn imitate(board: &Board, cases: &[Case], hosts: &[Vec<Vec<u64>>], bless: bool, budgets: &mut Budgets) -> Result<Vec<String>> {
+    let machine = Machine::by_name(board.like)?;
+    let one = |case: &Case| Case { puzzles: case.puzzles[..1].to_vec(), segments: 1, memory: Some(board.memory), ..case.clone() };
+    let cases: Vec<_> = cases.iter().map(one).collect();
+    let outcomes = cases.iter().zip(hosts).map(|(case, host)| compare::run(&machine, case, host)).collect::<Result<Vec<_>>>()?;
+    let mut problems: Vec<String> = outcomes.iter().filter_map(|o| o.difference.clone()).collect();
+    println!("{}", line(board.name, &format!("(on {})", board.like), &cases, &outcomes, problems.is_empty()));
+    let measured = measured(&cases, &outcomes);
+    if bless {
+        budgets.set(board.name, &measured);
+    } else {
+        problems.extend(budgets.compare(board.name, &measured));
+    }
+    Ok(problems)
+}
+
+fn line(name: &str, core: &str, cases: &[Case], outcomes: &[Outcome], equal: bool) -> String {
+    let mut line = format!("{name:<13} {core:<23} {:<10}", outcomes.last().map_or("", |o| &o.kernel));
     for (case, outcome) in cases.iter().zip(outcomes) {
         let millions = outcome.instructions as f64 / 1e6;
         let _ = write!(line, "  {}: {} puzzles, {millions:.2} M instructions a segment", case.label(), case.puzzles.len());

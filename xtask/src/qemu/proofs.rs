@@ -14,7 +14,7 @@ use super::emulator;
 use super::machine::{Image, Machine};
 use super::serial::{Device, frame};
 use crate::budgets::Budgets;
-use crate::{cargo, size};
+use crate::{bare, cargo, size, test};
 
 /// The image that proofs run on.
 const BOARD: &str = "mps2-an386";
@@ -25,7 +25,8 @@ const BOARD: &str = "mps2-an386";
 /// An emulator cannot be run.
 pub fn run() -> Result<Vec<String>> {
     let machine = Machine::by_name(BOARD)?;
-    let proofs: [(&str, fn(&Machine) -> Result<String>); 6] = [
+    let proofs: [(&str, fn(&Machine) -> Result<String>); 7] = [
+        ("bytes from outside", outside),
         ("panic paths", panics),
         ("stack overflow", overflow),
         ("damaged model", damaged),
@@ -41,6 +42,21 @@ pub fn run() -> Result<Vec<String>> {
         }
     }
     Ok(wrong)
+}
+
+/// What reads bytes from outside links with a panic handler that does not link: it has no way to panic. With a panic it does not link.
+fn outside(machine: &Machine) -> Result<String> {
+    let build = ["build", "--quiet", "--release", "--locked"];
+    let command = |args: &[&str]| -> Result<_> {
+        let mut command = bare::cargo_for(machine.target, args)?.context("the toolchain has gone")?;
+        command.current_dir(cargo::root().join("firmware/no-panic"));
+        Ok(command)
+    };
+    test::must(&mut command(&build)?)?;
+    let broken = command(&[&build[..], &["--features", "panic"]].concat())?.output()?;
+    let said = String::from_utf8_lossy(&broken.stderr);
+    anyhow::ensure!(!broken.status.success() && said.contains("something_can_panic"), "a panic links, or fails otherwise: {said}");
+    Ok("frames, messages, puzzles and model files are read by code that cannot panic, says the linker".to_owned())
 }
 
 /// Functions of `core::panicking` in the service image: the aim is none, and they never become more than their budget.

@@ -67,8 +67,13 @@ fn largest(values: &[f32]) -> usize {
     best
 }
 
-/// Cross entropy of one cell in f64; the logits become their gradient, times `scale`.
-pub fn cell(loss: Loss, logits: &mut [f32], label: usize, scale: f64) -> f64 {
+/// Cross entropy of one cell against its label in f64; the logits become the gradient of that against the whole target, times `scale`.
+/// `teacher`: probabilities of the symbols, and their share of the target.
+pub fn cell(loss: Loss, logits: &mut [f32], label: usize, teacher: Option<(&[f32], f64)>, scale: f64) -> f64 {
+    let target = |i: usize| {
+        let own = f64::from(u8::from(i == label));
+        teacher.map_or(own, |(p, share)| (1.0 - share) * own + share * f64::from(p[i]))
+    };
     match loss {
         Loss::Softmax => {
             let max = logits.iter().fold(f32::NEG_INFINITY, |m, &v| m.max(v));
@@ -76,7 +81,7 @@ pub fn cell(loss: Loss, logits: &mut [f32], label: usize, scale: f64) -> f64 {
             let value = total.ln() - f64::from(logits[label] - max);
             for (i, v) in logits.iter_mut().enumerate() {
                 let p = f64::from(*v - max).exp() / total;
-                *v = (scale * (p - f64::from(u8::from(i == label)))) as f32;
+                *v = (scale * (p - target(i))) as f32;
             }
             value
         }
@@ -87,12 +92,23 @@ pub fn cell(loss: Loss, logits: &mut [f32], label: usize, scale: f64) -> f64 {
             for (i, v) in logits.iter_mut().enumerate() {
                 let x = f64::from(*v);
                 let slope = if x >= 0.0 { 1.0 } else { (1.0 - x).powi(-2) };
-                let outer = 1.0 / total - if i == label { 1.0 / chosen } else { 0.0 };
+                let outer = 1.0 / total - target(i) / s(x);
                 *v = (scale * outer * slope) as f32;
             }
             total.ln() - chosen.ln()
         }
     }
+}
+
+/// What the loss compares an answer with.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// Tokens `[S]`; 0 does not count.
+    pub labels: &'a [u8],
+    /// Factor of the puzzle's loss.
+    pub weight: f64,
+    /// A teacher's probabilities, `[S][symbols]`, and their share of the target.
+    pub teacher: Option<(&'a [f32], f64)>,
 }
 
 /// Loss and outcome of one puzzle; writes the gradient of `z_H` to `dz` and adds that of the heads to `grad` (padded).
@@ -102,30 +118,32 @@ pub fn loss(
     w: &Packed,
     opts: &EngineOptions,
     z: &[f32],
-    labels: &[u8],
+    target: Target<'_>,
     logits: &mut [f32],
     dz: &mut [f32],
     grad: &mut [f32],
 ) -> RowOutcome {
+    let Target { labels, weight, teacher } = target;
     let q_halt = halt(d, w, z);
     head(d, w, z, logits);
     let width = symbols(d);
     let labelled = labels.iter().filter(|&&l| l != 0).count();
     let batch = opts.batch as f64;
-    let scale = 1.0 / (labelled.max(1) as f64 * batch);
+    let scale = weight / (labelled.max(1) as f64 * batch);
     let (mut total, mut right) = (0.0, 0u16);
-    for (logits, &label) in logits.chunks_exact_mut(width).zip(labels) {
+    for (i, (logits, &label)) in logits.chunks_exact_mut(width).zip(labels).enumerate() {
         if label == 0 {
             logits.fill(0.0);
             continue;
         }
         right += u16::from(token_of(d, largest(logits)) == label);
         let index = usize::from(label) - if d.f > 1 { 2 } else { 0 };
-        total += cell(opts.loss, logits, index, scale);
+        let teacher = teacher.map(|(p, share)| (&p[i * width..(i + 1) * width], share));
+        total += cell(opts.loss, logits, index, teacher, scale);
     }
     let exact = usize::from(right) == labelled;
     let sigmoid = 1.0 / (1.0 + (-f64::from(q_halt)).exp());
-    let dq = (opts.q_weight / batch * (sigmoid - f64::from(u8::from(exact)))) as f32;
+    let dq = (weight * opts.q_weight / batch * (sigmoid - f64::from(u8::from(exact)))) as f32;
     let share = dq / d.r as f32;
     for (dz, q) in dz.chunks_exact_mut(d.cp).flat_map(|row| row.iter_mut().zip(&w.q)) {
         *dz = share * q;

@@ -1,10 +1,10 @@
 //! One segment of one puzzle: the module calls, the loss, and backpropagation through the calls that carry gradient.
 
-use crate::engine::{EngineOptions, Gradient, RowOutcome};
+use crate::engine::{Depth, EngineOptions, Gradient, RowOutcome};
 
 use super::block::{self, BlockTape, Scratch};
 use super::layout::{Dims, Packed};
-use super::loss;
+use super::loss::{self, Target};
 use super::simd::Isa;
 
 /// What the backward pass of one module call needs.
@@ -23,6 +23,8 @@ impl CallTape {
 
 /// Everything one thread needs besides weights, carry and gradient. Nothing is allocated during a segment.
 pub struct Workspace {
+    /// How deep a segment runs: the tapes are as many as it needs.
+    depth: Depth,
     scratch: Scratch,
     /// Calls with gradient: L calls in order, then the H call. Empty for inference.
     tapes: Vec<CallTape>,
@@ -33,15 +35,21 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Room for segments with gradients of this extent, or for inference only.
+    /// Room for segments of the model's depth with gradients of this extent, or for inference only.
     pub fn new(d: &Dims, gradient: Option<Gradient>) -> Self {
+        Self::with_depth(d, gradient, Depth::of(&d.spec.config))
+    }
+
+    /// Room for segments of another depth.
+    pub fn with_depth(d: &Dims, gradient: Option<Gradient>, depth: Depth) -> Self {
         let mut tapes = Vec::new();
         if let Some(gradient) = gradient {
-            tapes.extend((0..l_calls(d, gradient)).map(|_| CallTape::new(d, 0)));
+            tapes.extend((0..l_calls(depth, gradient)).map(|_| CallTape::new(d, 0)));
             tapes.push(CallTape::new(d, d.h_module()));
         }
         let state = || vec![0.0; d.r * d.cp];
         Self {
+            depth,
             scratch: Scratch::new(d),
             tapes,
             buffers: [state(), state()],
@@ -50,13 +58,18 @@ impl Workspace {
             logits: vec![0.0; d.s * loss::symbols(d)],
         }
     }
+
+    /// How deep its segments run.
+    pub fn depth(&self) -> Depth {
+        self.depth
+    }
 }
 
 /// L calls that carry gradient.
-fn l_calls(d: &Dims, gradient: Gradient) -> usize {
+fn l_calls(depth: Depth, gradient: Gradient) -> usize {
     match gradient {
         Gradient::OneStep => 1,
-        Gradient::LastRecursion => usize::from(d.spec.config.l_cycles),
+        Gradient::LastRecursion => usize::from(depth.l_cycles),
     }
 }
 
@@ -117,8 +130,7 @@ impl Net<'_> {
 
     /// The module calls of a segment; the last ones are kept on the tapes, if the workspace has any.
     fn calls(&self, carry: &mut Carry<'_>, ws: &mut Workspace) {
-        let config = self.d.spec.config;
-        let (h_cycles, l_cycles) = (usize::from(config.h_cycles), usize::from(config.l_cycles));
+        let (h_cycles, l_cycles) = (usize::from(ws.depth.h_cycles), usize::from(ws.depth.l_cycles));
         let kept = ws.tapes.len().saturating_sub(1);
         for cycle in 0..h_cycles {
             let first_kept = if cycle + 1 == h_cycles { l_cycles - kept } else { l_cycles };
@@ -155,7 +167,7 @@ impl Net<'_> {
         &self,
         opts: &EngineOptions,
         tokens: &[u8],
-        labels: &[u8],
+        target: Target<'_>,
         carry: &mut Carry<'_>,
         grad: &mut [f32],
         ws: &mut Workspace,
@@ -163,7 +175,7 @@ impl Net<'_> {
         let d = self.d;
         d.classes_of(tokens, &mut ws.classes);
         self.calls(carry, ws);
-        let outcome = loss::loss(d, self.w, opts, carry.h, labels, &mut ws.logits, &mut ws.d, grad);
+        let outcome = loss::loss(d, self.w, opts, carry.h, target, &mut ws.logits, &mut ws.d, grad);
         let Workspace { tapes, scratch, d: dz, classes, .. } = ws;
         // The gradient of a call's input is the gradient of both states it sums: z_L of the call before, and the z_H from before the
         // cycle, where the graph ends.

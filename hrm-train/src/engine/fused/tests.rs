@@ -2,10 +2,11 @@
 
 use hrm_core::{Config, Mixer, Start};
 
+use super::loss::Target;
 use super::reference::{Carry as PlainCarry, Reference, Update};
 use super::segment::{Carry, Net, Workspace};
 use super::*;
-use crate::engine::{Engine, Gradient, Loss, OptimizerKind};
+use crate::engine::{Advice, Course, Depth, Engine, Gradient, Loss, OptimizerKind};
 use crate::spec::Grouping;
 
 /// A 4x4 grid with rows, columns and, with fields, cells.
@@ -103,7 +104,15 @@ fn forward_is_the_reference_on_every_instruction_set() {
                 let mut found = vec![0; d.s];
                 let mut both = Carry { h: &mut h, l: &mut l };
                 let q = if train {
-                    net.train(&opts, &tokens, &labels, &mut both, &mut vec![0.0; d.grad_len], &mut ws).q_halt
+                    net.train(
+                        &opts,
+                        &tokens,
+                        Target { labels: &labels, weight: 1.0, teacher: None },
+                        &mut both,
+                        &mut vec![0.0; d.grad_len],
+                        &mut ws,
+                    )
+                    .q_halt
                 } else {
                     let q = net.infer(&tokens, &mut both, &mut found, &mut ws);
                     assert_eq!(found, answer.tokens);
@@ -177,7 +186,7 @@ fn gradients_are_the_finite_differences() {
         let mut engine = awake(&spec, &opts);
         let (inputs, labels) = puzzles(batch);
         let weights = engine.weights();
-        let (outcomes, found) = engine.gradient(&inputs, &labels, &vec![true; batch]).unwrap();
+        let (outcomes, found) = engine.gradient(&inputs, &labels, &vec![true; batch], &Course::default()).unwrap();
 
         let config = spec.config;
         let l_calls = if gradient == Gradient::OneStep { 1 } else { usize::from(config.l_cycles) };
@@ -245,7 +254,7 @@ fn instruction_sets_agree() {
         engine.isa = isa;
         let mut z = vec![0.0; engine.d.r * engine.d.cp];
         fresh(isa, &engine.d, &engine.init, Stream::new(3, Purpose::Start, 8), &mut z, &mut vec![0.0; engine.d.r * engine.d.cp]);
-        (z, engine.gradient(&inputs, &labels, &[true; 5]).unwrap().1)
+        (z, engine.gradient(&inputs, &labels, &[true; 5], &Course::default()).unwrap().1)
     };
     let (starts, gradient) = run(Isa::all()[0]);
     assert!(starts.iter().any(|&v| v != 0.0));
@@ -254,6 +263,84 @@ fn instruction_sets_agree() {
         assert_eq!(starts, other_starts, "{} draws other numbers", isa.name());
         let error = relative(&other, &gradient);
         assert!(error < 1e-4, "{}: gradient differs by {error}", isa.name());
+    }
+}
+
+#[test]
+fn a_shallow_segment_is_that_of_a_shallow_model() {
+    for (shared, gradient) in [(true, Gradient::LastRecursion), (false, Gradient::OneStep)] {
+        let full = spec(4, shared, 16, Start::Random);
+        let depth = Depth { h_cycles: 1, l_cycles: 1 };
+        let mut small = full.clone();
+        (small.config.h_cycles, small.config.l_cycles) = (1, 1);
+        let opts = EngineOptions { threads: 2, ..options(5, gradient, Loss::Softmax) };
+        let (inputs, labels) = puzzles(5);
+        let mut deep = awake(&full, &opts);
+        let mut shallow = FusedEngine::from_weights(&small, &opts, &deep.weights()).unwrap();
+        let course = Course { depth: Some(depth), ..Course::default() };
+        // At full depth before and after: workspaces follow the depth.
+        let mut twin = awake(&full, &opts);
+        for engine in [&mut deep, &mut twin] {
+            engine.gradient(&inputs, &labels, &[true; 5], &Course::default()).unwrap();
+        }
+        shallow.restore(&deep.state()).unwrap();
+        let found = deep.gradient(&inputs, &labels, &[false; 5], &course).unwrap();
+        assert_eq!(found, shallow.gradient(&inputs, &labels, &[false; 5], &Course::default()).unwrap());
+        assert_ne!(found, twin.gradient(&inputs, &labels, &[false; 5], &Course::default()).unwrap());
+        twin.restore(&deep.state()).unwrap();
+        let again = Course { depth: Some(Depth { h_cycles: 2, l_cycles: 2 }), weights: &[1.0; 5], ..Course::default() };
+        assert_eq!(
+            deep.gradient(&inputs, &labels, &[false; 5], &again).unwrap(),
+            twin.gradient(&inputs, &labels, &[false; 5], &Course::default()).unwrap()
+        );
+    }
+}
+
+#[test]
+fn each_row_counts_by_its_weight() {
+    let spec = spec(4, true, 16, Start::Random);
+    let opts = options(5, Gradient::LastRecursion, Loss::Stablemax);
+    let (inputs, labels) = puzzles(5);
+    let run =
+        |weights: &[f32]| awake(&spec, &opts).gradient(&inputs, &labels, &[true; 5], &Course { weights, ..Course::default() }).unwrap();
+    let weights = [0.5, 0.0, 2.0, 1.25, 3.0];
+    let (outcomes, found) = run(&weights);
+    let mut expected = vec![0.0; found.len()];
+    for (b, &weight) in weights.iter().enumerate() {
+        let mut only = [0.0; 5];
+        only[b] = 1.0;
+        let (alone, gradient) = run(&only);
+        // What is reported does not depend on the weight.
+        assert_eq!(alone, outcomes);
+        expected.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += weight * g);
+    }
+    let error = relative(&found, &expected);
+    assert!(error < 1e-5, "{error}");
+}
+
+#[test]
+fn a_teacher_is_a_mixture_of_labels() {
+    for (fields, loss) in [(4, Loss::Softmax), (1, Loss::Stablemax), (4, Loss::Stablemax)] {
+        let spec = spec(fields, true, 16, Start::Random);
+        let opts = options(2, Gradient::LastRecursion, loss);
+        let (inputs, labels) = puzzles(2);
+        let other: Vec<u8> = labels.iter().map(|&l| if l == 0 { 0 } else { 2 + (l - 1) % 4 }).collect();
+        // The halting loss asks whether the answer is right, which another label changes.
+        let opts = EngineOptions { q_weight: 0.0, ..opts };
+        let run = |labels: &[u8], teacher| {
+            awake(&spec, &opts).gradient(&inputs, labels, &[true; 2], &Course { teacher, ..Course::default() }).unwrap()
+        };
+        let (width, first) = if fields > 1 { (4, 2) } else { (6, 0) };
+        let mut probabilities = vec![0.0; 2 * 16 * width];
+        for (cell, &label) in probabilities.chunks_exact_mut(width).zip(&other) {
+            cell[usize::from(label).saturating_sub(first)] = 1.0;
+        }
+        let (outcomes, found) = run(&labels, Some(Advice { probabilities: &probabilities, share: 0.25 }));
+        let ((own, a), (_, b)) = (run(&labels, None), run(&other, None));
+        assert_eq!(outcomes, own);
+        let expected: Vec<f32> = a.iter().zip(&b).map(|(a, b)| 0.75 * a + 0.25 * b).collect();
+        let error = relative(&found, &expected);
+        assert!(error < 1e-5, "{error}");
     }
 }
 
@@ -376,6 +463,15 @@ fn bad_input_is_refused() {
     let mut bad = |inputs: &[u8], labels: &[u8], reset: &[bool]| engine.train_segment(inputs, labels, reset, 1e-3).unwrap_err().to_string();
     assert!(bad(&inputs[1..], &labels, &[true; 2]).contains("inputs"));
     assert!(bad(&inputs, &labels, &[true; 3]).contains("reset"));
+    let mut course = |course: Course<'_>| engine.train_course(&inputs, &labels, &[true; 2], &course, 1e-3).unwrap_err().to_string();
+    assert!(course(Course { weights: &[1.0; 3], ..Course::default() }).contains("weights: 3 values, expected 2"));
+    assert!(course(Course { weights: &[1.0, f32::NAN], ..Course::default() }).contains("NaN in batch row 1"));
+    let advice = Advice { probabilities: &[0.25; 64], share: 0.5 };
+    assert!(course(Course { teacher: Some(advice), ..Course::default() }).contains("64 probabilities, expected 128"));
+    assert!(course(Course { identifiers: &[0, 2], ..Course::default() }).contains("puzzle identifier 2: this engine"));
+    let deep = Depth { h_cycles: 1, l_cycles: 3 };
+    assert!(course(Course { depth: Some(deep), ..Course::default() }).contains("3 l_cycles, expected 1 to the model's 2"));
+    let mut bad = |inputs: &[u8], labels: &[u8], reset: &[bool]| engine.train_segment(inputs, labels, reset, 1e-3).unwrap_err().to_string();
     let with = |tokens: &[u8], token| [&tokens[..31], &[token]].concat();
     assert!(bad(&with(&inputs, 6), &labels, &[true; 2]).contains("token 6 in puzzle 1, cell 15"));
     assert!(bad(&inputs, &with(&labels, 1), &[true; 2]).contains("blank"));
@@ -414,7 +510,14 @@ fn rounding_is_that_of_the_simulated_integer_network() {
             fresh(engine.isa, d, &engine.init, Stream::new(11, Purpose::InferenceStart, 0), &mut h, &mut l);
             let mut ws = Workspace::new(d, Some(Gradient::LastRecursion));
             let mut carry = Carry { h: &mut h, l: &mut l };
-            Net { isa: engine.isa, d, w: packed }.train(&opts, &tokens, &labels, &mut carry, &mut vec![0.0; d.grad_len], &mut ws);
+            Net { isa: engine.isa, d, w: packed }.train(
+                &opts,
+                &tokens,
+                Target { labels: &labels, weight: 1.0, teacher: None },
+                &mut carry,
+                &mut vec![0.0; d.grad_len],
+                &mut ws,
+            );
             h.chunks_exact(d.cp).flat_map(|row| &row[..d.c]).copied().collect::<Vec<f32>>()
         };
         let simulation = |kinds: &[Rounding]| {
@@ -453,7 +556,7 @@ fn no_gradient_passes_where_hidden_values_are_clipped() {
     let (wide, narrow) = (steps(0.05), steps(1e-12));
     let mut up_gradient = |steps: Vec<BlockSteps>| {
         engine.packed = Packed::new(&engine.d, &engine.weights, Some(&steps));
-        let (_, grad) = engine.gradient(&inputs, &labels, &[true, true]).unwrap();
+        let (_, grad) = engine.gradient(&inputs, &labels, &[true, true], &Course::default()).unwrap();
         let up = engine.d.params.iter().find(|p| p.name == "module.0.1.up.weight").unwrap();
         grad[up.offset..up.offset + up.len].iter().fold(0.0f32, |m, g| m.max(g.abs()))
     };

@@ -5,11 +5,12 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{bail, ensure};
 
 use super::layout::Packed;
+use super::loss::{self, Target};
 use super::random::{Purpose, Stream};
 use super::rounding::BlockSteps;
 use super::segment::{Carry, Net, Workspace};
 use super::{CHUNK, FusedEngine, fresh, optim, simd};
-use crate::engine::{Carry as OwnedCarry, Engine, Reading, RowOutcome, StartOf, Tensors};
+use crate::engine::{Carry as OwnedCarry, Course, Depth, Engine, Reading, RowOutcome, StartOf, Tensors, no_identifiers};
 use crate::quantize::plan::ModelPlan;
 
 /// Runs every job once, on as many threads as there are workspaces.
@@ -45,16 +46,25 @@ struct Chunk<'a> {
 }
 
 impl FusedEngine {
-    fn prepare(&mut self) {
+    fn prepare(&mut self, depth: Depth) {
         let Self { d, opts, workspaces, grads, .. } = self;
-        if workspaces.is_empty() {
-            workspaces.extend((0..opts.threads).map(|_| Workspace::new(d, Some(opts.gradient))));
+        if workspaces.first().is_none_or(|ws| ws.depth() != depth) {
+            workspaces.clear();
+            workspaces.extend((0..opts.threads).map(|_| Workspace::with_depth(d, Some(opts.gradient), depth)));
+        }
+        if grads.is_empty() {
             grads.extend((0..opts.batch.div_ceil(CHUNK)).map(|_| vec![0.0; d.grad_len]));
         }
     }
 
     /// Forward, loss and backward of the whole batch: outcomes, and the gradient over the flat weights.
-    pub(super) fn gradient(&mut self, inputs: &[u8], labels: &[u8], reset: &[bool]) -> anyhow::Result<(Vec<RowOutcome>, Vec<f32>)> {
+    pub(super) fn gradient(
+        &mut self,
+        inputs: &[u8],
+        labels: &[u8],
+        reset: &[bool],
+        course: &Course<'_>,
+    ) -> anyhow::Result<(Vec<RowOutcome>, Vec<f32>)> {
         let batch = self.opts.batch;
         for (what, found, expected) in
             [("inputs", inputs.len(), batch * self.d.s), ("labels", labels.len(), batch * self.d.s), ("reset", reset.len(), batch)]
@@ -63,7 +73,9 @@ impl FusedEngine {
         }
         self.check_tokens("inputs", inputs)?;
         self.check_labels(labels)?;
-        self.prepare();
+        course.check(&self.d.spec.config, batch)?;
+        no_identifiers(course.identifiers)?;
+        self.prepare(course.depth.unwrap_or(Depth::of(&self.d.spec.config)));
         let mut numbers = vec![0u64; batch];
         for (number, _) in numbers.iter_mut().zip(reset).filter(|(_, reset)| **reset) {
             *number = self.starts;
@@ -73,7 +85,7 @@ impl FusedEngine {
         self.segments += 1;
         let Self { isa, d, opts, seed, init, packed, carry_h, carry_l, workspaces, grads, .. } = self;
         let net = Net { isa: *isa, d, w: packed };
-        let state = d.r * d.cp;
+        let (state, answers) = (d.r * d.cp, d.s * loss::symbols(d));
         let mut outcomes = vec![RowOutcome::default(); batch];
         let jobs = carry_h
             .chunks_mut(CHUNK * state)
@@ -97,7 +109,10 @@ impl FusedEngine {
                     simd::add_normal(net.isa, carry.l, d.cp, d.c, stream, (d.r * d.c) as u64, opts.carry_noise as f32);
                 }
                 let cells = b * d.s..(b + 1) * d.s;
-                *outcome = net.train(opts, &inputs[cells.clone()], &labels[cells], &mut carry, chunk.grad, ws);
+                let advice = course.teacher.map(|t| (&t.probabilities[b * answers..(b + 1) * answers], t.share));
+                let weight = course.weights.get(b).map_or(1.0, |&w| f64::from(w));
+                let target = Target { labels: &labels[cells.clone()], weight, teacher: advice };
+                *outcome = net.train(opts, &inputs[cells], target, &mut carry, chunk.grad, ws);
             }
         });
         let (sum, others) = grads.split_at_mut(1);
@@ -111,8 +126,15 @@ impl FusedEngine {
 }
 
 impl Engine for FusedEngine {
-    fn train_segment(&mut self, inputs: &[u8], labels: &[u8], reset: &[bool], lr: f64) -> anyhow::Result<Vec<RowOutcome>> {
-        let (outcomes, grad) = self.gradient(inputs, labels, reset)?;
+    fn train_course(
+        &mut self,
+        inputs: &[u8],
+        labels: &[u8],
+        reset: &[bool],
+        course: &Course<'_>,
+        lr: f64,
+    ) -> anyhow::Result<Vec<RowOutcome>> {
+        let (outcomes, grad) = self.gradient(inputs, labels, reset, course)?;
         if let Some(b) = outcomes.iter().position(|o| !o.loss.is_finite() || !o.q_halt.is_finite()) {
             bail!("the loss of batch row {b} is {}, its halt logit {}, in segment {}", outcomes[b].loss, outcomes[b].q_halt, self.segments);
         }

@@ -53,7 +53,7 @@ impl TorchEngine {
                 let identifiers = self.identifiers(&[], end - first)?;
                 let x = net.embed(weights, &tokens, self.puzzle_rows(&identifiers)?.as_ref())?;
                 let part = |z: &[f32]| self.upload(&z[first * len..end * len]);
-                let z = net.segment(weights, &Device { h: part(&carry.h)?, l: part(&carry.l)? }, &x, None)?;
+                let z = net.advance(weights, &Device { h: part(&carry.h)?, l: part(&carry.l)? }, &x)?;
                 next.h.extend(host(&z.h)?);
                 next.l.extend(host(&z.l)?);
                 append(&mut out, net, weights, &z.h)?;

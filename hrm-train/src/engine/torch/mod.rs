@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
 use super::fused::random::{Purpose, Stream};
-use super::{Engine, EngineOptions, RowOutcome, Tensors};
+use super::{Course, Engine, EngineOptions, RowOutcome, Tensors};
 use crate::import::PublicOptions;
 use crate::quantize::plan::ModelPlan;
 use crate::spec::ModelSpec;
@@ -227,7 +227,7 @@ impl TorchEngine {
             let streams: Vec<Stream> = (first..).take(n).map(|number| Stream::new(seed, Purpose::InferenceStart, number)).collect();
             let mut carry = self.fresh(&streams)?;
             for segment in 0..segments {
-                carry = self.net.segment(weights, &carry, &x, None)?;
+                carry = self.net.advance(weights, &carry, &x)?;
                 observe(segment, &self.net, weights, &carry)?;
             }
             Ok(())
@@ -271,19 +271,39 @@ fn copied<T>(result: anyhow::Result<T>) -> T {
 }
 
 impl Engine for TorchEngine {
-    fn train_segment(&mut self, inputs: &[u8], labels: &[u8], reset: &[bool], lr: f64) -> anyhow::Result<Vec<RowOutcome>> {
-        Ok(self.train(&Batch { inputs, labels, identifiers: &[], reset }, lr)?.rows)
+    fn train_course(
+        &mut self,
+        inputs: &[u8],
+        labels: &[u8],
+        reset: &[bool],
+        course: &Course<'_>,
+        lr: f64,
+    ) -> anyhow::Result<Vec<RowOutcome>> {
+        Ok(self.train(&Batch { inputs, labels, identifiers: course.identifiers, reset, course: *course }, lr)?.rows)
     }
 
     fn infer(&mut self, inputs: &[u8], segments: usize, seed: u64, observe: &mut dyn FnMut(usize, &[u8], &[f32])) -> anyhow::Result<()> {
+        self.infer_as(&[], inputs, segments, seed, observe)
+    }
+
+    fn infer_as(
+        &mut self,
+        identifiers: &[usize],
+        inputs: &[u8],
+        segments: usize,
+        seed: u64,
+        observe: &mut dyn FnMut(usize, &[u8], &[f32]),
+    ) -> anyhow::Result<()> {
         self.check_tokens("inputs", inputs)?;
         let s = usize::from(self.net.config.tokens);
         let n = inputs.len() / s;
+        ensure!(identifiers.is_empty() || identifiers.len() == n, "puzzle identifiers: {} values, expected {n}", identifiers.len());
         // A batch runs all its segments before the next, so that few states are held; the answers wait for the others'.
         let (mut tokens, mut halts) = (vec![0u8; segments * n * s], vec![0.0f32; segments * n]);
         for (i, chunk) in inputs.chunks(self.options.batch * s).enumerate() {
             let first = i * self.options.batch;
-            self.run(chunk, &[], segments, seed, first as u64, &mut |segment, net, weights, carry| {
+            let identifiers = if identifiers.is_empty() { &[] } else { &identifiers[first..first + chunk.len() / s] };
+            self.run(chunk, identifiers, segments, seed, first as u64, &mut |segment, net, weights, carry| {
                 let (logits, q) = net.heads(weights, &carry.h)?;
                 let answer = net.answer(&logits)?.f_to_kind(Kind::Uint8)?.f_to_device(tch::Device::Cpu)?.f_contiguous()?;
                 let at = (segment * n + first) * s;

@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 use super::TorchOptions;
 use super::block::{Answer, Block, Gated, Mix, Shared, linear};
 use super::layout::{Layout, device_tensor};
-use crate::engine::{Gradient, Tensors};
+use crate::engine::{Depth, Gradient, Tensors};
 use crate::import::{PREFIX, PublicOptions};
 use crate::spec::ModelSpec;
 
@@ -161,9 +161,14 @@ impl Net {
         Ok(x)
     }
 
+    /// One segment of the model's depth without gradient.
+    pub fn advance(&self, w: &Weights, carry: &Carry, x: &Tensor) -> Answer<Carry> {
+        self.segment(w, carry, x, Depth::of(&self.config), None)
+    }
+
     /// One segment. `gradient`: which module calls are recorded for the backward pass; the others run on detached values.
-    pub fn segment(&self, w: &Weights, carry: &Carry, x: &Tensor, gradient: Option<Gradient>) -> Answer<Carry> {
-        let (h_cycles, l_cycles) = (self.config.h_cycles, self.config.l_cycles);
+    pub fn segment(&self, w: &Weights, carry: &Carry, x: &Tensor, depth: Depth, gradient: Option<Gradient>) -> Answer<Carry> {
+        let Depth { h_cycles, l_cycles } = depth;
         let h_module = w.modules.len() - 1;
         let mut z = carry.detach()?;
         for h in 0..h_cycles {

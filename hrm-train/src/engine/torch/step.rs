@@ -7,8 +7,8 @@ use super::TorchEngine;
 use super::layout::host;
 use super::loss::{binary, losses};
 use super::net::Carry;
-use crate::engine::RowOutcome;
 use crate::engine::fused::random::{Purpose, Stream};
+use crate::engine::{Course, Depth, RowOutcome};
 
 /// A batch of training puzzles.
 #[derive(Clone, Copy, Debug)]
@@ -21,9 +21,11 @@ pub struct Batch<'a> {
     pub identifiers: &'a [usize],
     /// Rows that hold a new puzzle, `[batch]`.
     pub reset: &'a [bool],
+    /// Depth of the segment and weights of the rows.
+    pub course: Course<'a>,
 }
 
-/// What one training segment saw. Sums over the batch, as the published code logs them.
+/// What one training segment saw. Sums over the batch, each row times its weight, as the published code logs them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SegmentReport {
     /// By row.
@@ -67,6 +69,7 @@ impl TorchEngine {
             "puzzle identifiers: {} values, expected {n}",
             batch.identifiers.len()
         );
+        batch.course.check(&self.net.config, n)?;
         self.check_tokens("inputs", batch.inputs)?;
         self.check_tokens("labels", batch.labels)?;
         let s = usize::from(self.net.config.tokens);
@@ -128,24 +131,34 @@ impl TorchEngine {
         }
 
         let x = net.embed(&self.weights, &inputs, puzzle.as_ref())?;
-        let next = net.segment(&self.weights, &carry, &x, Some(self.options.gradient))?;
+        let depth = batch.course.depth.unwrap_or(Depth::of(&net.config));
+        let next = net.segment(&self.weights, &carry, &x, depth, Some(self.options.gradient))?;
         let (logits, q) = net.heads(&self.weights, &next.h)?;
         let halt = q.f_select(-1, 0)?;
-        let parts = losses(self.options.loss, &logits, &halt, &labels, net.first_token())?;
+        let row_weights = match batch.course.weights {
+            [] => None,
+            weights => Some(Tensor::f_from_slice(weights)?.f_to_device(net.device)?),
+        };
+        let advice = match batch.course.teacher {
+            None => None,
+            Some(t) => Some((Tensor::f_from_slice(t.probabilities)?.f_reshape(logits.size())?.f_to_device(net.device)?, t.share)),
+        };
+        let advice = advice.as_ref().map(|(p, share)| (p, *share));
+        let parts = losses(self.options.loss, &logits, &halt, &labels, net.first_token(), row_weights.as_ref(), advice)?;
         let steps: Vec<u32> = self.steps.iter().zip(batch.reset).map(|(&s, &reset)| if reset { 1 } else { s.saturating_add(1) }).collect();
         let next = next.detach()?;
         let going_on = match &net.public {
             Some(public) if public.q_continue && public.halt_max_steps > 1 && self.options.q_weight > 0.0 => {
                 let targets = no_grad(|| -> anyhow::Result<Tensor> {
                     // One step of Q-learning: the value of going on is the best choice after the next segment; at the last, it is to halt.
-                    let after = net.segment(&self.weights, &next, &x, None)?;
+                    let after = net.segment(&self.weights, &next, &x, depth, None)?;
                     let (_, q) = net.heads(&self.weights, &after.h)?;
                     let last: Vec<bool> = steps.iter().map(|&s| s >= public.halt_max_steps).collect();
                     let last = Tensor::f_from_slice(&last)?.f_to_device(net.device)?;
                     let (halt, going_on) = (q.f_select(-1, 0)?, q.f_select(-1, 1)?);
                     Ok(halt.f_where_self(&last, &halt.f_maximum(&going_on)?)?.f_sigmoid()?)
                 })?;
-                Some(binary(&q.f_select(-1, 1)?, &targets)?)
+                Some(binary(&q.f_select(-1, 1)?, &targets, row_weights.as_ref())?)
             }
             _ => None,
         };
@@ -153,7 +166,7 @@ impl TorchEngine {
         if let Some(going_on) = &going_on {
             q_loss = q_loss.f_add(going_on)?;
         }
-        let cells_loss = parts.cells.f_sum(parts.cells.kind())?;
+        let cells_loss = parts.weighted;
         let loss = cells_loss.f_add(&q_loss.f_mul_scalar(self.options.q_weight)?)?;
         loss.f_div_scalar(n as f64)?.f_backward()?;
 

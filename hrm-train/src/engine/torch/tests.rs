@@ -5,7 +5,7 @@ use hrm_core::{Config, Mixer, Start};
 
 use super::{Batch, TorchEngine, TorchOptions};
 use crate::engine::fused::FusedEngine;
-use crate::engine::{Engine, EngineOptions, Gradient, Loss, OptimizerKind, RowOutcome, Tensors};
+use crate::engine::{Advice, Course, Depth, Engine, EngineOptions, Gradient, Loss, OptimizerKind, RowOutcome, Tensors};
 use crate::spec::{Grouping, ModelSpec};
 
 const BATCH: usize = 3;
@@ -97,8 +97,29 @@ fn rows_close(what: &str, found: &[RowOutcome], expected: &[RowOutcome]) {
     }
 }
 
+/// Shallow at first, and rows of different weight.
+fn course(step: usize) -> Course<'static> {
+    let depth = Depth { h_cycles: 1 + (step / 2 % 2) as u8, l_cycles: 1 + (step % 2) as u8 };
+    let weights: &[f32] = [&[0.5, 2.0, 0.75], &[1.5, 0.0, 1.0]][step % 2];
+    Course { depth: Some(depth), weights, ..Course::default() }
+}
+
+/// A teacher that is of two minds, of models with four fields.
+fn advised(step: usize) -> Course<'static> {
+    const ANSWERS: [f32; BATCH * CELLS * 4] = {
+        let mut answers = [0.125; BATCH * CELLS * 4];
+        let mut cell = 0;
+        while cell < BATCH * CELLS {
+            answers[4 * cell + cell % 4] = 0.625;
+            cell += 1;
+        }
+        answers
+    };
+    Course { teacher: Some(Advice { probabilities: &ANSWERS, share: 0.75 }), ..course(step) }
+}
+
 /// Runs both engines from the same weights through `steps` training segments and compares all they remember.
-fn compare(what: &str, spec: &ModelSpec, options: &EngineOptions, steps: usize) -> Result<()> {
+fn compare(what: &str, spec: &ModelSpec, options: &EngineOptions, steps: usize, course: fn(usize) -> Course<'static>) -> Result<()> {
     let mut weights = FusedEngine::new(spec, options)?.weights();
     // A fresh Q head is zero, and its gradient then misses the state's part.
     for (i, v) in weights.get_mut("q.weight").map(|(_, v)| v.iter_mut()).into_iter().flatten().enumerate() {
@@ -109,8 +130,9 @@ fn compare(what: &str, spec: &ModelSpec, options: &EngineOptions, steps: usize) 
     let (inputs, labels) = puzzles();
     for step in 0..steps {
         let reset = [step == 0, step == 0, step % 2 == 0];
-        let expected = fused.train_segment(&inputs, &labels, &reset, 1e-3)?;
-        rows_close(what, &own.train_segment(&inputs, &labels, &reset, 1e-3)?, &expected);
+        let course = course(step);
+        let expected = fused.train_course(&inputs, &labels, &reset, &course, 1e-3)?;
+        rows_close(what, &own.train_course(&inputs, &labels, &reset, &course, 1e-3)?, &expected);
     }
     let (expected, found) = (fused.state(), own.state());
     assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{what}");
@@ -135,12 +157,16 @@ fn compare(what: &str, spec: &ModelSpec, options: &EngineOptions, steps: usize) 
 #[test]
 fn structured_cells_are_those_of_the_fused_engine() -> Result<()> {
     let base = options();
-    compare("fields", &structured(true, false, Start::Random), &base, 1)?;
-    compare("fields, shared, several steps", &structured(true, true, Start::Fixed), &base, 4)?;
+    let plain = |_| Course::default();
+    compare("fields", &structured(true, false, Start::Random), &base, 1, plain)?;
+    compare("fields, shared, several steps", &structured(true, true, Start::Fixed), &base, 4, plain)?;
     let one_step = EngineOptions { loss: Loss::Softmax, gradient: Gradient::OneStep, optimizer: OptimizerKind::AdamW, ..base.clone() };
-    compare("one field, one step, softmax, AdamW", &structured(false, false, Start::Fixed), &one_step, 3)?;
+    compare("one field, one step, softmax, AdamW", &structured(false, false, Start::Fixed), &one_step, 3, plain)?;
     let rough = EngineOptions { carry_noise: 0.1, clip: 0.05, ema: 0.0, ..base };
-    compare("noise, clipping", &structured(true, false, Start::Random), &rough, 2)
+    compare("noise, clipping", &structured(true, false, Start::Random), &rough, 2, plain)?;
+    compare("a course, shared", &structured(true, true, Start::Random), &base, 4, course)?;
+    compare("a teacher", &structured(true, true, Start::Random), &base, 3, advised)?;
+    compare("a course, one step", &structured(false, false, Start::Fixed), &one_step, 3, course)
 }
 
 #[test]
@@ -170,7 +196,7 @@ fn resumed_runs_are_the_same_bit_for_bit() -> Result<()> {
     let options = EngineOptions { carry_noise: 0.05, ..options() };
     for spec in models() {
         let step = |engine: &mut TorchEngine, i: u32| {
-            engine.train_segment(&inputs, &labels, &[i == 0, i.is_multiple_of(3), i.is_multiple_of(2)], 1e-2)
+            engine.train_course(&inputs, &labels, &[i == 0, i.is_multiple_of(3), i.is_multiple_of(2)], &course(i as usize), 1e-2)
         };
         let mut whole = TorchEngine::new(&spec, &options, &torch(&spec))?;
         (0..3).try_for_each(|i| step(&mut whole, i).map(drop))?;
@@ -249,6 +275,35 @@ fn group_attention_stays_in_its_groups() -> Result<()> {
     Ok(())
 }
 
+/// One input with three answers: which is meant, the identifier alone tells.
+#[test]
+fn identifiers_tell_puzzles_apart() -> Result<()> {
+    let config = Config { prefix: 2, shared: true, h_layers: 2, start: Start::Fixed, ..config(Mixer::Attention) };
+    let spec = ModelSpec { config, groupings: Vec::new() };
+    let mut torch = TorchOptions { puzzle_emb_lr_ratio: 10.0, ..torch(&spec) };
+    torch.public.as_mut().expect("attention has the public form").puzzle_identifiers = 4;
+    let mut engine = TorchEngine::new(&spec, &EngineOptions { ema: 0.0, ..options() }, &torch)?;
+    let inputs = puzzles().0[..CELLS].repeat(BATCH);
+    let labels: Vec<u8> = (0..BATCH * CELLS).map(|i| 2 + ((i + i / CELLS) % 4) as u8).collect();
+    let course = Course { identifiers: &[1, 2, 3], ..Course::default() };
+    for i in 0..200 {
+        engine.train_course(&inputs, &labels, &[i % 4 == 0; BATCH], &course, 5e-3)?;
+    }
+    let right = |engine: &mut TorchEngine, identifiers: &[usize]| -> Result<usize> {
+        let mut right = 0;
+        engine.infer_as(identifiers, &inputs, 4, 0, &mut |_, answers, _| {
+            right = answers.iter().zip(&labels).filter(|(a, l)| a == l).count()
+        })?;
+        Ok(right)
+    };
+    let (own, swapped) = (right(&mut engine, &[1, 2, 3])?, right(&mut engine, &[2, 3, 1])?);
+    // By chance a quarter is right, and as much of both.
+    assert!(own > BATCH * CELLS / 2 && swapped < BATCH * CELLS / 3, "{own} and {swapped} of {} cells", BATCH * CELLS);
+    assert!(right(&mut engine, &[4, 0, 0]).unwrap_err().to_string().contains("puzzle identifier 4, expected below 4"));
+    assert!(right(&mut engine, &[1]).unwrap_err().to_string().contains("1 values, expected 3"));
+    Ok(())
+}
+
 #[test]
 fn bad_input_is_named() -> Result<()> {
     let spec = structured(true, false, Start::Fixed);
@@ -257,7 +312,7 @@ fn bad_input_is_named() -> Result<()> {
     let before = engine.state();
     inputs[CELLS + 2] = 6;
     let message = |result: Result<super::SegmentReport>| result.unwrap_err().to_string();
-    let batch = Batch { inputs: &inputs, labels: &labels, identifiers: &[], reset: &[true; BATCH] };
+    let batch = Batch { inputs: &inputs, labels: &labels, identifiers: &[], reset: &[true; BATCH], course: Course::default() };
     assert!(message(engine.train(&batch, 1e-3)).contains("token 6 in puzzle 1, cell 2"));
     assert!(message(engine.train(&Batch { reset: &[true], ..batch }, 1e-3)).contains("reset: 1 values"));
     assert_eq!(engine.state(), before);
@@ -276,7 +331,7 @@ fn bad_input_is_named() -> Result<()> {
 fn stablemax_has_a_gradient_at_one() -> Result<()> {
     let logits = tch::Tensor::f_from_slice(&[1.0f32, -0.5, 0.25])?.f_reshape([1, 1, 3])?.f_set_requires_grad(true)?;
     let (halt, labels) = (tch::Tensor::f_from_slice(&[0.0f32])?, tch::Tensor::f_from_slice(&[1i64])?.f_reshape([1, 1])?);
-    let parts = super::loss::losses(Loss::Stablemax, &logits, &halt, &labels, 0)?;
+    let parts = super::loss::losses(Loss::Stablemax, &logits, &halt, &labels, 0, None, None)?;
     parts.cells.f_sum(tch::Kind::Double)?.f_backward()?;
     // s = (2, 1/1.5, 1.25): d(-log p_1)/dx_0 = 1 / sum s, d/dx_1 = s_1^2 (1 / sum s - 1 / s_1), d/dx_2 = 1 / sum s.
     let sum = 2.0 + 1.0 / 1.5 + 1.25f32;

@@ -1,5 +1,7 @@
 //! `hrm bench`: how fast kernels and models are on this machine.
 
+mod parts;
+
 use std::hint::black_box;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -16,6 +18,8 @@ use hrm_core::{Kernel, Schedule, testing};
 use hrm_embedded::engine::chosen_kernel;
 use hrm_embedded::{Model, Workspace, builtin};
 use serde::Serialize;
+
+use parts::{PartFigure, breakdown};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -82,6 +86,8 @@ struct ModelFigure {
     gmacs: f64,
     /// Time that the model's MACs would take at the best rate measured for this kernel above, of the time taken.
     percent_of_mac_time: f64,
+    /// Where the time goes, in microseconds a segment, for the kernel in use.
+    parts: Vec<PartFigure>,
 }
 
 /// The shapes of the matrix figures, and those of the structured 9x9 models.
@@ -122,7 +128,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     for (name, model) in measured_models(args.model.as_deref())? {
         for &kernel in &kernels {
             let best = figures.iter().filter(|f| f.name == kernel.name()).map(|f| f.gmacs).fold(0.0, f64::max);
-            models.push(latency(&name, &model.with_kernel(kernel)?, best, budget)?);
+            models.push(figure(&name, &model.with_kernel(kernel)?, best, budget, kernel == chosen)?);
         }
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -161,6 +167,10 @@ impl Report {
                 "{:24} {:12} {:>9.3} {:>9.3} {:>10.1} {:>9.2} {:>10.1} %",
                 m.name, m.kernel, m.ms_p50, m.ms_p99, m.puzzles_per_second, m.gmacs, m.percent_of_mac_time
             )?;
+        }
+        for m in self.models.iter().filter(|m| !m.parts.is_empty()) {
+            writeln!(out, "\nTime of a segment of {} with {}:", m.name, m.kernel)?;
+            m.parts.iter().try_for_each(|part| writeln!(out, "{}", part.text()))?;
         }
         writeln!(out, "\nA model figure is one guess of {SEGMENTS} segments, without stopping at an answer.")
     }
@@ -218,19 +228,19 @@ fn rate(kernel: Kernel, m: usize, k: usize, n: usize, budget: Duration) -> f64 {
     (m * k * n) as f64 / seconds / 1e9
 }
 
-/// Latencies over starts of a nearly empty puzzle: what a puzzle says does not matter for the time.
-fn latency(name: &str, model: &Model, best_gmacs: f64, budget: Duration) -> anyhow::Result<ModelFigure> {
+/// Latencies over starts of a nearly empty puzzle (what a puzzle says does not matter for the time), and where it goes if `parts` are asked
+/// for.
+fn figure(name: &str, model: &Model, best_gmacs: f64, budget: Duration, parts: bool) -> anyhow::Result<ModelFigure> {
     // One given, so that the grid stays legal.
     let mut puzzle = vec![1; usize::from(model.config().tokens)];
     puzzle[0] = 2.min(model.config().vocab as u8 - 1);
     let policy = Policy { fixed_point: false, ..Policy::budget(SEGMENTS) };
+    let of = |seed| Options { policy, guesses: 1, select: Select::First, perturb: Perturb::Auto, noise: 0, seed };
     let mut workspace = Workspace::default();
     let mut times = Vec::new();
     let begin = Instant::now();
     while times.len() < 3 || begin.elapsed() < budget {
-        let seed = times.len() as u64;
-        let options = Options { policy, guesses: 1, select: Select::First, perturb: Perturb::Auto, noise: 0, seed };
-        let solved = model.solve_in(&mut workspace, &puzzle, &options, |_, _| {})?;
+        let solved = model.solve_in(&mut workspace, &puzzle, &of(times.len() as u64), |_, _| {})?;
         ensure!(solved.segments == u32::from(SEGMENTS), "{name}: {} segments were run, not {SEGMENTS}", solved.segments);
         times.push(solved.time.as_secs_f64());
     }
@@ -250,6 +260,7 @@ fn latency(name: &str, model: &Model, best_gmacs: f64, budget: Duration) -> anyh
         ms_p99: percentile(0.99),
         gmacs,
         percent_of_mac_time: 100.0 * gmacs / best_gmacs,
+        parts: if parts { breakdown(model, &puzzle, &of(0), budget)? } else { Vec::new() },
     })
 }
 
