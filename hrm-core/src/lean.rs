@@ -238,21 +238,28 @@ fn take_sums(mlp: &GatedMlp<'_>, x: &mut Rows<'_>, groups: &Groups<'_>, s: &mut 
         p.kernel.group_sums(input, width, &s.index[..n * count], count, sums);
         first += n;
     }
-    let (mut block, mut narrow) = ([0i16; BLOCK], [0i8; BLOCK]);
     for g in 0..count {
         let (from, to) = (groups.starts[g] * width, groups.starts[g + 1] * width);
-        for at in (from..to).step_by(BLOCK) {
-            let n = BLOCK.min(to - at);
-            // The bytes written at `at..` lie over sums that have been read: those at `2 at..` come after them.
-            block[..n].copy_from_slice(&cast_slice::<u64, i16>(s.mixing)[at..at + n]);
-            p.kernel.view8(&block[..n], mlp.m_group[g], &mut narrow[..n]);
-            cast_slice_mut::<u64, i8>(s.mixing)[at..at + n].copy_from_slice(&narrow[..n]);
+        let mut at = from;
+        while at < to {
+            // The views of elements `at..at + n` lie over sums that have been read, from byte `at` on: before their own, from byte `2 at` on, if
+            // `n` is at most `at`. Only the first need a copy.
+            let n = if at == 0 { BLOCK } else { at }.min(to - at);
+            let (front, sums) = cast_slice_mut::<u64, u8>(s.mixing).split_at_mut(2 * at);
+            if at == 0 {
+                let mut block = [0; BLOCK];
+                block[..n].copy_from_slice(&cast_slice::<u8, i16>(sums)[..n]);
+                p.kernel.view8(&block[..n], mlp.m_group[g], &mut cast_slice_mut(sums)[..n]);
+            } else {
+                p.kernel.view8(&cast_slice(sums)[..n], mlp.m_group[g], cast_slice_mut(&mut front[at..at + n]));
+            }
+            at += n;
         }
     }
 }
 
-/// Sums that are viewed at a time.
-const BLOCK: usize = 96;
+/// Sums that are viewed at once, from a copy.
+const BLOCK: usize = 64;
 
 /// The rows, tile by tile: `views` (int8, `[group rows, C]`) are multiplied into slots of `table` when a tile first needs them.
 fn mix<'m>(

@@ -99,6 +99,15 @@ fn products(v: &mut Values, rounds: usize) {
             let mut again = vec![0; rows * n];
             kernel.project(&a, &plain, &q, bases.as_ref(), &mut again);
             assert_eq!(again, narrow);
+            // With the gate behind it.
+            if n.is_multiple_of(2) {
+                let gate_shift = k as u32 % 5;
+                let (mut hidden, mut hidden_2) = (vec![0; rows * n / 2], vec![77; rows * n / 2 + 1]);
+                Kernel::REFERENCE.glu(&narrow, n / 2, gate_shift, &mut hidden);
+                kernel.gated(&a, &columns, &q, bases.as_ref(), gate_shift, &mut again, &mut hidden_2[..rows * n / 2]);
+                let (found, behind) = hidden_2.split_at(rows * n / 2);
+                assert_eq!((found, behind), (&hidden[..], &[77][..]), "{} round {round}: {rows}x{n}x{k} gated", kernel.name());
+            }
         }
     }
 }
@@ -342,23 +351,36 @@ fn layers(v: &mut Values, rounds: usize) -> usize {
     done
 }
 
+/// Says which values were compared when a comparison fails.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("HRM_FUZZ_SEED={} repeats it", self.0);
+        }
+    }
+}
+
 /// `HRM_FUZZ_SECONDS` of all comparisons with ever new values (`cargo xtask fuzz kernels --seconds N`).
 #[test]
 #[ignore = "runs as long as HRM_FUZZ_SECONDS says"]
 fn fuzz_for_a_while() {
     let number = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
     let end = Instant::now() + Duration::from_secs(number("HRM_FUZZ_SECONDS").unwrap_or(10));
-    let first = number("HRM_FUZZ_SEED").unwrap_or_else(|| std::process::id().into());
-    let mut seed = first << 32;
-    while Instant::now() < end {
-        println!("HRM_FUZZ_SEED={} + {}", first, seed & 0xffff_ffff);
-        let v = &mut Values::new(seed);
+    let first = number("HRM_FUZZ_SEED").unwrap_or_else(|| u64::from(std::process::id()) << 32);
+    let (mut rounds, mut whole) = (0u64, 0);
+    while rounds == 0 || Instant::now() < end {
+        let seed = Seed(first + rounds);
+        let v = &mut Values::new(seed.0);
         products(v, 20);
         rows(v, 20);
         norms(v, 20);
-        layers(v, 20);
-        seed += 1;
+        whole += layers(v, 20);
+        rounds += 1;
     }
+    let kernels: Vec<_> = others().map(Kernel::name).collect();
+    println!("{rounds} rounds of 80 comparisons with {}, seeds from {first} on, {whole} whole layers: all equal", kernels.join(", "));
 }
 
 #[test]

@@ -7,15 +7,19 @@ use hrm_core::Plan;
 mod bare;
 mod boards;
 mod budgets;
+mod callgrind;
 mod cargo;
 mod figures;
+mod fuzz;
 mod libtorch;
 mod line;
 #[path = "../../firmware/common/src/memories.rs"]
 mod memories;
 mod qemu;
+mod sanitize;
 mod size;
 mod test;
+mod totals;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Developer tasks of this workspace")]
@@ -26,6 +30,17 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Run the x86 kernels under AddressSanitizer.
+    Asan,
+    /// Count the instructions of a segment on this host with Valgrind and compare them with the committed ones; installs Valgrind where it
+    /// is missing.
+    Callgrind {
+        /// Write the counts instead.
+        #[arg(long)]
+        bless: bool,
+    },
+    /// Compare random work of a target with what the law says, for as long as wanted.
+    Fuzz(fuzz::Options),
     /// Put the libtorch that `hrm-train --features tch` links into target/libtorch (from the Python wheel, CPU only, about 550 MB to download).
     Libtorch,
     /// Run the firmware of every emulated board and compare its states with the host's; installs QEMU where it is missing.
@@ -47,6 +62,9 @@ enum Task {
 
 fn main() -> Result<()> {
     match Cli::parse().task {
+        Task::Asan => sanitize::run().map(|done| done.report()),
+        Task::Callgrind { bless } => callgrind::run(bless).map(|done| done.report()),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Libtorch => libtorch::ensure().map(|dir| println!("libtorch {} in {}", libtorch::VERSION, dir.display())),
         Task::Qemu(options) => qemu::run(&options).map(|done| done.report()),
         Task::Size(options) => size::run(&options).map(|done| done.report()),

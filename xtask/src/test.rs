@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{bare, boards, cargo, line, qemu};
+use crate::{bare, boards, callgrind, cargo, line, qemu, sanitize};
 
 /// What became of a step that did not fail.
 pub enum Done {
@@ -75,6 +75,8 @@ const STEPS: &[Step] = &[
         run: || qemu::kernels::run(false, true),
     },
     Step { name: "boards", about: "firmware of real boards: builds, and is no larger than its budget", run: boards::run },
+    Step { name: "callgrind", about: "instructions of a segment on this host, counted", run: || callgrind::run(false) },
+    Step { name: "asan", about: "the x86 kernels under AddressSanitizer", run: sanitize::run },
     Step { name: "miri", about: "parser and scalar path under Miri", run: miri },
 ];
 

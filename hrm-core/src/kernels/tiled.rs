@@ -3,7 +3,7 @@
 //! Activations of a tile of rows are arranged once for all channels; accumulators start at bias and bases, go through the inner loop in
 //! a buffer of [`CHUNK`] channels, and are requantised from there, so that neither 32-bit accumulators nor, in [`gated`], 16-bit gates
 //! ever leave the stack.
-#![cfg_attr(not(any(hrm_isa = "dsp", target_arch = "wasm32")), allow(dead_code, reason = "each instruction set uses some"))]
+#![cfg_attr(not(hrm_isa = "dsp"), allow(dead_code, reason = "each instruction set uses some"))]
 
 use core::mem::MaybeUninit;
 
@@ -176,36 +176,20 @@ pub(super) fn begin<T: Tile + ?Sized>(sums: &mut [i32], row: usize, bias: &[i32]
     }
 }
 
-/// `D` of the gate shifts 0 to 4 as lines: `((D << k) rounded) >> k = (line[0] + line[1] * t) >> (11 + k)` with the line of `t >> 7`. The
-/// base's and both roundings' halves are in the first number, and the slope counts from 0, not from the piece's start.
-static SILU_LINES: [[[i32; 2]; 64]; 5] = {
-    let mut lines = [[[0; 2]; 64]; 5];
-    let mut k = 0;
-    while k < 5 {
-        let mut i = 0;
-        while i < 64 {
-            let (base, slope) = (SILU_BASE[i] as i32, SILU_SLOPE[i] as i32);
-            lines[k][i] = [(base + 8) * 128 + 64 - slope * (i as i32 * 128) + (((1 << k) >> 1) << 11), slope];
-            i += 1;
-        }
-        k += 1;
-    }
-    lines
-};
-
 /// `silu` of a gate `g` of gate shift `k` as lines: `(line[0] + line[1] * g) >> 16` with line `64 + ((g << k) >> 7)`, clamped to 0 to
-/// 127. They are [`SILU_LINES`] for both signs, in units of `g` itself, in the upper half of a word, and with the positive gate in the slope; the pieces meet where they
-/// end, so that it does not matter on which side of a negative gate's end the line is.
+/// 127. Both signs have theirs, in units of `g` itself, with a positive gate in the slope and all roundings' halves in the first number; pieces
+/// meet where they end, so that it does not matter on which side of a negative gate's end the line is.
 pub(super) static LINES: [[[i32; 2]; 128]; 5] = {
     let mut lines = [[[0; 2]; 128]; 5];
     let mut k = 0;
     while k < 5 {
         let mut i = 0;
         while i < 64 {
-            let [mut start, mut slope] = SILU_LINES[k][i];
+            let (base, mut slope) = (SILU_BASE[i] as i32, SILU_SLOPE[i] as i32);
+            let mut start = (base + 8) * 128 + 64 - slope * (i as i32 * 128) + (((1 << k) >> 1) << 11);
             if i == 63 {
                 // Gates over the end have the last piece too, which gives one value all along.
-                [start, slope] = [start + slope * (63 * 128), 0];
+                (start, slope) = (start + slope * (63 * 128), 0);
             }
             lines[k][64 + i] = [start << (5 - k), (slope + 2048) << 5];
             lines[k][63 - i] = [start << (5 - k), -(slope << 5)];

@@ -4,7 +4,6 @@
 //! it, and one that grows by more than 2 % is an error.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -12,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::install;
 use crate::test::{Done, must};
-use crate::{bare, cargo};
+use crate::{bare, cargo, totals};
 
 /// An emulated core.
 struct Core {
@@ -112,9 +111,7 @@ pub fn run(bless: bool, quiet: bool) -> Result<Done> {
     if let Some(why) = install::ensure()? {
         return Ok(Done::Skipped(why));
     }
-    let committed = totals()?;
     let mut found = BTreeMap::new();
-    let mut grown = Vec::new();
     for core in &CORES {
         let Some(image) = build(core.target, core.flags, core.feature, "hrm-kernels-image")? else {
             return Ok(Done::Skipped(format!("no standard library for {}", core.target)));
@@ -125,44 +122,15 @@ pub fn run(bless: bool, quiet: bool) -> Result<Done> {
             print(&counts);
         }
         for ((kernel, plan), (instructions, _)) in &counts.segments {
-            let key = format!("{} {kernel} {plan}", core.name);
-            match committed.get(&key) {
-                Some(&before) if *instructions * 100 > before * 102 => grown.push(format!("{key}: {instructions}, committed {before}")),
-                Some(_) => {}
-                None => grown.push(format!("{key}: {instructions}, nothing committed")),
-            }
-            found.insert(key, *instructions);
+            found.insert(format!("{} {kernel} {plan}", core.name), *instructions);
         }
     }
     for checker in &CHECKERS {
         check(checker)?;
     }
-    if bless {
-        let mut text = String::from(
-            "# Instructions of one segment of the 9x9 model: core, kernel, memory. `cargo xtask qemu bench --bless` writes this.\n",
-        );
-        for (key, instructions) in &found {
-            text += &format!("{key} {instructions}\n");
-        }
-        return fs::write(file(), text).map(|()| Done::Passed).context("the totals cannot be written");
-    }
-    ensure!(grown.is_empty(), "more instructions than committed in {}:\n{}", file().display(), grown.join("\n"));
+    let head = "Instructions of one segment of the 9x9 model: core, kernel, memory. `cargo xtask qemu bench --bless` writes this.";
+    totals::settle(&cargo::root().join("firmware/kernels/totals.txt"), head, &found, bless)?;
     Ok(Done::Passed)
-}
-
-fn file() -> PathBuf {
-    cargo::root().join("firmware/kernels/totals.txt")
-}
-
-fn totals() -> Result<BTreeMap<String, u64>> {
-    let text = fs::read_to_string(file()).unwrap_or_default();
-    let lines = text.lines().filter(|l| !l.starts_with('#'));
-    lines
-        .map(|line| {
-            let (key, count) = line.rsplit_once(' ').with_context(|| format!("{line:?} in the totals"))?;
-            Ok((key.to_owned(), count.parse().with_context(|| format!("{line:?} in the totals"))?))
-        })
-        .collect()
 }
 
 /// Builds the image for a target; `None` where no standard library can be had.
