@@ -7,12 +7,13 @@ use std::process::ExitCode;
 use anyhow::{Context as _, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hrm_core::Start;
+use hrm_core::format::TaskKind;
 use hrm_core::solve::Select;
 use hrm_train::analyze::{self, Analyze};
 use hrm_train::data::grid::GridKind;
 use hrm_train::data::{PuzzleSet, csv, grid_npy};
 use hrm_train::evaluate::{Float, Model, Report, evaluate};
-use hrm_train::evaluate_grid;
+use hrm_train::evaluate_grid::{self, GridModel};
 use hrm_train::evaluate_int8::Int8;
 use hrm_train::examples;
 use hrm_train::export::export;
@@ -282,19 +283,35 @@ fn run_guesses(args: &Eval, set: &PuzzleSet, kind: EngineKind, most: u16) -> any
 }
 
 /// `eval` of a model of mazes or ARC.
-fn run_grid(args: &Eval, kind: GridKind, model: &FloatModel, engine: EngineKind, at: &[usize]) -> anyhow::Result<()> {
+fn run_grid(args: &Eval, kind: GridKind, tokens: u16, model: &mut dyn GridModel, at: &[usize]) -> anyhow::Result<()> {
     ensure!(args.reference.is_none() && args.guesses.is_none(), "--reference and --guesses are for Sudoku models");
     let (mut set, _) = examples::read(&args.data, "test", kind)?;
-    let (found, expected) = (set.cells(), model.spec.config.tokens);
-    ensure!(found == usize::from(expected), "the model is made for {expected} cells, {} holds grids of {found}", args.data.display());
+    let found = set.cells();
+    ensure!(found == usize::from(tokens), "the model is made for {tokens} cells, {} holds grids of {found}", args.data.display());
     let names = if args.data.is_dir() { grid_npy::read_names(&args.data)? } else { Vec::new() };
     if let Some(n) = args.n {
         set = set.select(0..n.min(set.len()));
     }
-    let mut engine = model.engine(engine, &args.device, resolve_threads(args.threads))?;
-    let report = evaluate_grid::evaluate(engine.as_mut(), &set, &names, at, args.seed, &mut |done| eprint!("\r{done} examples"))?;
+    let report = evaluate_grid::evaluate(model, &set, &names, at, args.seed, &mut |done| eprint!("\r{done} examples"))?;
     eprintln!();
     print_out(&if args.json { format!("{}\n", serde_json::to_string_pretty(&report)?) } else { report.to_string() })
+}
+
+/// `eval` if the model is one of mazes or ARC, which an int8 file tells by the size of its vocabulary; else `false`.
+fn eval_grid(args: &Eval, kind: EngineKind, at: &[usize]) -> anyhow::Result<bool> {
+    let threads = resolve_threads(args.threads);
+    if args.model.extension().is_some_and(|e| e == "hrm") {
+        let mut int8 = Int8::load(&args.model, args.seed)?;
+        let (task, config) = (int8.view()?.header().task, *int8.view()?.config());
+        let grid = [GridKind::Maze, GridKind::Arc].into_iter().find(|k| task == TaskKind::Grid && k.vocab() == usize::from(config.vocab));
+        let Some(grid) = grid else { return Ok(false) };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+        return pool.install(|| run_grid(args, grid, config.tokens, &mut int8, at)).map(|()| true);
+    }
+    let model = FloatModel::load(&args.model)?;
+    let Some(grid) = model.record.as_ref().and_then(|r| r.config.task.kind.grid()) else { return Ok(false) };
+    let mut engine = model.engine(kind, &args.device, threads)?;
+    run_grid(args, grid, model.spec.config.tokens, &mut Float(engine.as_mut()), at).map(|()| true)
 }
 
 fn run_eval(args: &Eval) -> anyhow::Result<()> {
@@ -306,11 +323,8 @@ fn run_eval(args: &Eval) -> anyhow::Result<()> {
     let mut at: Vec<usize> = (0..).map(|i| 1 << i).take_while(|&s| s < args.segments).collect();
     at.push(args.segments);
     let is_int8 = args.model.extension().is_some_and(|e| e == "hrm");
-    if !is_int8 {
-        let model = FloatModel::load(&args.model)?;
-        if let Some(grid) = model.record.as_ref().and_then(|r| r.config.task.kind.grid()) {
-            return run_grid(args, grid, &model, kind, &at);
-        }
+    if eval_grid(args, kind, &at)? {
+        return Ok(());
     }
     let set = csv::read(&args.data)?;
     if let Some(most) = args.guesses {

@@ -9,8 +9,8 @@ use serde::Serialize;
 use crate::data::arc::{Form, Picture, vote};
 use crate::data::grid::{GridKind, GridSet};
 use crate::data::maze::Maze;
-use crate::engine::Engine;
-use crate::evaluate::{CHUNK, Share, chunk_seed, right_of};
+use crate::evaluate::{CHUNK, Float, Model, Share, chunk_seed, right_of};
+use crate::evaluate_int8::Int8;
 
 /// Figures after a number of segments.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -41,6 +41,8 @@ pub struct VoteScore {
 /// What [`evaluate`] found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct GridReport {
+    /// `float` or `int8`.
+    pub model: String,
     /// Seed of the starts.
     pub seed: u64,
     /// Examples scored.
@@ -59,12 +61,67 @@ struct Tally {
     positive: usize,
 }
 
+/// What is scored: [`Model::infer`] of examples whose rows in the table of puzzle embeddings come first.
+pub trait GridModel {
+    /// `float` or `int8`.
+    fn kind(&self) -> &'static str;
+
+    /// As [`Model::infer`] and [`crate::engine::Engine::infer_as`].
+    ///
+    /// # Errors
+    /// Failures of the engine.
+    fn infer(
+        &mut self,
+        identifiers: &[usize],
+        inputs: &[u8],
+        segments: usize,
+        seed: u64,
+        observe: &mut dyn FnMut(usize, &[u8], &[f32]),
+    ) -> anyhow::Result<()>;
+}
+
+impl GridModel for Float<'_> {
+    fn kind(&self) -> &'static str {
+        Model::kind(self)
+    }
+
+    fn infer(
+        &mut self,
+        identifiers: &[usize],
+        inputs: &[u8],
+        segments: usize,
+        seed: u64,
+        observe: &mut dyn FnMut(usize, &[u8], &[f32]),
+    ) -> anyhow::Result<()> {
+        self.0.infer_as(identifiers, inputs, segments, seed, observe)
+    }
+}
+
+impl GridModel for Int8 {
+    fn kind(&self) -> &'static str {
+        Model::kind(self)
+    }
+
+    /// Of identifiers the file holds row 0 alone.
+    fn infer(
+        &mut self,
+        identifiers: &[usize],
+        inputs: &[u8],
+        segments: usize,
+        seed: u64,
+        observe: &mut dyn FnMut(usize, &[u8], &[f32]),
+    ) -> anyhow::Result<()> {
+        ensure!(identifiers.iter().all(|&id| id == 0), "an int8 model has no identifiers");
+        Model::infer(self, inputs, segments, seed, observe)
+    }
+}
+
 /// Scores a model on a set after each of the numbers of segments in `at`. `names`: what the identifiers of ARC stand for, empty for mazes.
 ///
 /// # Errors
 /// `at` is empty or holds 0, the set is empty, an identifier has no name, the engine fails.
 pub fn evaluate(
-    engine: &mut dyn Engine,
+    model: &mut dyn GridModel,
     set: &GridSet,
     names: &[String],
     at: &[usize],
@@ -82,7 +139,7 @@ pub fn evaluate(
         let identifiers: Vec<usize> = set.places[range.clone()].iter().map(|p| p.identifier as usize).collect();
         let inputs = &set.inputs[range.start * tokens..range.end * tokens];
         of += range.clone().flat_map(|i| set.label(i)).filter(|&&l| l != 0).count();
-        engine.infer_as(&identifiers, inputs, last, chunk_seed(seed, start / CHUNK), &mut |segment, answers, q_halt| {
+        model.infer(&identifiers, inputs, last, chunk_seed(seed, start / CHUNK), &mut |segment, answers, q_halt| {
             if segment + 1 == last && set.kind == GridKind::Arc {
                 answered.extend(answers.chunks(tokens).zip(q_halt).map(|(answer, &q)| (Picture::read(set.size, answer), q)));
             }
@@ -105,7 +162,7 @@ pub fn evaluate(
         q_positive: Share::new(t.positive, n),
     });
     let vote = if set.kind == GridKind::Arc { Some(voted(set, names, &answered)?) } else { None };
-    Ok(GridReport { seed, examples: n, segments: segments.collect(), vote })
+    Ok(GridReport { model: model.kind().to_owned(), seed, examples: n, segments: segments.collect(), vote })
 }
 
 /// The vote: each form's answer is turned back into the task's; what no grid can be read from does not vote.
@@ -142,7 +199,7 @@ fn voted(set: &GridSet, names: &[String], answered: &[(Option<Picture>, f32)]) -
 
 impl fmt::Display for GridReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "float model, {} examples, seed {}; 95 % Wilson intervals", self.examples, self.seed)?;
+        writeln!(f, "{} model, {} examples, seed {}; 95 % Wilson intervals", self.model, self.examples, self.seed)?;
         writeln!(f, "segments  exact (all cells)            a shortest path              cells    Q > 0")?;
         for s in &self.segments {
             let shortest = s.shortest.map_or_else(|| "-".to_owned(), |s| s.to_string());
@@ -162,8 +219,6 @@ mod tests {
     use super::*;
     use crate::data::arc::{Dataset, DatasetOptions, Pair, Task, dataset};
     use crate::data::maze::{FREE, MazeOptions, PATH, generate};
-    use crate::engine::{Carry, Course, Reading, RowOutcome, StartOf, Tensors};
-    use crate::quantize::plan::ModelPlan;
 
     /// Answers from a list: `answers[segment][example]`.
     struct Script {
@@ -172,8 +227,12 @@ mod tests {
         identifiers: Vec<usize>,
     }
 
-    impl Engine for Script {
-        fn infer_as(
+    impl GridModel for Script {
+        fn kind(&self) -> &'static str {
+            "float"
+        }
+
+        fn infer(
             &mut self,
             identifiers: &[usize],
             inputs: &[u8],
@@ -188,33 +247,6 @@ mod tests {
             }
             self.done += n;
             Ok(())
-        }
-        fn infer(&mut self, _: &[u8], _: usize, _: u64, _: &mut dyn FnMut(usize, &[u8], &[f32])) -> anyhow::Result<()> {
-            unreachable!()
-        }
-        fn train_course(&mut self, _: &[u8], _: &[u8], _: &[bool], _: &Course<'_>, _: f64) -> anyhow::Result<Vec<RowOutcome>> {
-            unreachable!()
-        }
-        fn begin(&mut self, _: &[StartOf], _: bool) -> anyhow::Result<Carry> {
-            unreachable!()
-        }
-        fn advance(&mut self, _: &[u8], _: &mut Carry) -> anyhow::Result<Reading> {
-            unreachable!()
-        }
-        fn read(&mut self, _: &Carry) -> anyhow::Result<Reading> {
-            unreachable!()
-        }
-        fn round_as(&mut self, _: &ModelPlan) -> anyhow::Result<()> {
-            unreachable!()
-        }
-        fn weights(&self) -> Tensors {
-            unreachable!()
-        }
-        fn state(&self) -> Tensors {
-            unreachable!()
-        }
-        fn restore(&mut self, _: &Tensors) -> anyhow::Result<()> {
-            unreachable!()
         }
     }
 

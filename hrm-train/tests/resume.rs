@@ -318,7 +318,7 @@ fn a_student_of_a_teacher_resumes_exactly_and_learns_its_answers() {
 }
 
 #[test]
-fn mazes_resume_exactly() {
+fn mazes_resume_exactly_and_become_int8() {
     let sets = [
         "task.kind=maze",
         "task.size=5",
@@ -333,6 +333,23 @@ fn mazes_resume_exactly() {
     parts.finish(&[&arguments[..], &["--stop-after", "25"]].concat());
     parts.finish(&[&arguments[..], &["--resume"]].concat());
     assert_same(&whole, &parts);
+
+    let (out, here) = (whole.out().display().to_string(), whole.folder.path().display());
+    let (file, mazes) = (format!("{here}/m.hrm"), format!("{here}/m.csv"));
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_hrm-train")).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        output.stdout
+    };
+    run(&["quantize", "--model", &out, "--out", &file, "--untuned", "--puzzles", "8", "--segments", "2"]);
+    run(&["data", "generate", "--task", "maze", "--size", "5", "--unique", "--n", "20", "--out", &mazes]);
+    for (model, kind) in [(&file, "int8"), (&out, "float")] {
+        let report: Value =
+            serde_json::from_slice(&run(&["eval", "--model", model, "--data", &mazes, "--segments", "2", "--json"])).unwrap();
+        assert_eq!((&report["model"], &report["examples"]), (&kind.into(), &20.into()));
+        // Walls, S and G are in the puzzle: what a network learns first.
+        assert!(report["segments"][1]["cells"].as_f64().unwrap() > 0.5, "{report}");
+    }
 }
 
 #[test]

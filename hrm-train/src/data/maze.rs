@@ -143,6 +143,7 @@ const TRIES: u32 = 2_000_000;
 pub fn generate(options: &MazeOptions, n: usize) -> Result<GridSet> {
     let MazeOptions { size, seed, shortest, unique } = *options;
     ensure!((3..=64).contains(&size), "a maze of size {size}, expected 3 to 64");
+    ensure!(shortest < size * size, "a path of {shortest} steps in a maze of size {size}, expected fewer than {}", size * size);
     let maze = Maze::new(size);
     let mut set = GridSet::new(GridKind::Maze, size);
     let mut seen = std::collections::HashSet::new();
@@ -268,7 +269,7 @@ mod tests {
             assert_ne!(generate(&MazeOptions { seed: 4, ..options }, 40).unwrap(), set);
         }
         let error = generate(&MazeOptions { size: 4, seed: 0, shortest: 16, unique: false }, 1).unwrap_err().to_string();
-        assert!(error.contains("no path of 16 steps"), "{error}");
+        assert!(error.contains("path of 16 steps in a maze of size 4, expected fewer than 16"), "{error}");
         assert!(generate(&MazeOptions { size: 2, seed: 0, shortest: 0, unique: true }, 1).is_err());
     }
 

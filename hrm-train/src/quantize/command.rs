@@ -15,6 +15,7 @@ use crate::checkpoint::write_atomic;
 use crate::data::{GeneratorOptions, PuzzleSet, Side, csv, generate};
 use crate::evaluate::{Float, evaluate};
 use crate::evaluate_int8::{Int8, kernel};
+use crate::examples::{self, Examples};
 use crate::model_file::FloatModel;
 use crate::run_config::{EngineKind, resolve_threads};
 
@@ -98,25 +99,38 @@ pub fn sudoku_of(model: &FloatModel) -> anyhow::Result<Sudoku> {
     Sudoku::new(size).with_context(|| format!("a Sudoku of size {size}"))
 }
 
-/// Puzzles to calibrate on.
-fn calibration(args: &Quantize, model: &FloatModel) -> anyhow::Result<PuzzleSet> {
-    let sudoku = sudoku_of(model)?;
-    let set = match (args.data.as_deref(), &model.record) {
+/// Puzzles to calibrate on, `[n, S]`, and the task of the file.
+fn calibration(args: &Quantize, model: &FloatModel) -> anyhow::Result<(Vec<u8>, TaskKind)> {
+    let grid = model.record.as_ref().and_then(|r| r.config.task.kind.grid());
+    let sudoku = || sudoku_of(model);
+    let examples = match (args.data.as_deref(), &model.record) {
         (Some("generated"), _) => {
-            let options = GeneratorOptions { size: sudoku.size(), seed: args.seed, hard: false, extra_givens: 0, side: Side::Train };
-            generate(&options, args.puzzles)?
+            let options = GeneratorOptions { size: sudoku()?.size(), seed: args.seed, hard: false, extra_givens: 0, side: Side::Train };
+            Examples::Sudoku(generate(&options, args.puzzles)?)
         }
-        (Some(path), _) => csv::read(path.as_ref())?,
-        (None, Some(record)) => {
-            crate::puzzles::load(&record.config).context("the puzzles the model was trained on (others: --data)")?.train
-        }
+        (Some(path), _) => match grid {
+            Some(kind) => Examples::Grid(examples::read(path.as_ref(), "train", kind)?.0),
+            None => Examples::Sudoku(csv::read(path.as_ref())?),
+        },
+        (None, Some(record)) => examples::load(&record.config).context("the puzzles the model was trained on (others: --data)")?.train,
         (None, None) => bail!("the model does not say what it was trained on: name training puzzles with --data"),
     };
-    ensure!(set.sudoku == sudoku, "the calibration puzzles are of size {}, the model reads size {}", set.sudoku.size(), sudoku.size());
-    ensure!(!set.is_empty(), "there is no puzzle to calibrate on");
+    let (inputs, tokens) = (examples.tokens().0, usize::from(model.spec.config.tokens));
+    let task = match &examples {
+        Examples::Sudoku(set) => {
+            let (found, expected) = (set.sudoku, sudoku()?);
+            ensure!(found == expected, "the calibration puzzles are of size {}, the model reads size {}", found.size(), expected.size());
+            TaskKind::Sudoku(expected.size() as u8)
+        }
+        Examples::Grid(set) => {
+            ensure!(set.cells() == tokens, "the calibration grids have {} cells, the model reads {tokens}", set.cells());
+            TaskKind::Grid
+        }
+    };
+    ensure!(!examples.is_empty(), "there is no puzzle to calibrate on");
     // Spread over the set: files are often sorted by source or rating.
-    let n = args.puzzles.clamp(1, set.len());
-    Ok(set.select((0..n).map(|i| i * set.len() / n)))
+    let n = args.puzzles.clamp(1, examples.len());
+    Ok(((0..n).flat_map(|i| &inputs[i * examples.len() / n * tokens..][..tokens]).copied().collect(), task))
 }
 
 /// Runs the command and returns what to print.
@@ -125,8 +139,9 @@ fn calibration(args: &Quantize, model: &FloatModel) -> anyhow::Result<PuzzleSet>
 /// Bad input; the sentence names it.
 pub fn run(args: &Quantize) -> anyhow::Result<String> {
     let model = FloatModel::load(&args.model)?;
-    let set = calibration(args, &model)?;
-    let puzzles: Vec<&[u8]> = (0..set.len()).map(|i| set.input(i)).collect();
+    let (inputs, task) = calibration(args, &model)?;
+    ensure!(args.eval.is_none() || task != TaskKind::Grid, "--eval is for Sudoku models; `hrm-train eval` scores others");
+    let puzzles: Vec<&[u8]> = inputs.chunks_exact(usize::from(model.spec.config.tokens)).collect();
     let name = match &args.name {
         Some(name) => name.clone(),
         None => args.out.file_stem().context("--out has no file name")?.to_string_lossy().into_owned(),
@@ -139,7 +154,7 @@ pub fn run(args: &Quantize) -> anyhow::Result<String> {
         segments: args.segments,
         seed: args.seed,
         name,
-        task: TaskKind::Sudoku(set.sudoku.size() as u8),
+        task,
         ..QuantizeOptions::default()
     };
     options.record = Some(serde_json::json!({

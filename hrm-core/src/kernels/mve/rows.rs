@@ -48,9 +48,9 @@ pub(super) unsafe extern "C" fn begin_two(what: &Begin) {
     naked_asm!(
         env!("HRM_CPU"),
         "push {{r4-r11, lr}}",
-        "ldr lr, [r0, #44]",
+        "ldr r11, [r0, #44]",
         "ldm r0, {{r0-r10}}",
-        "wlstp.32 lr, lr, 3f",
+        "wlstp.32 lr, r11, 3f",
         "2:",
         "vldrw.u32 q0, [r2], #16",
         row!("r0", "r3", "r4", "r5", "r6"),
