@@ -79,9 +79,7 @@ fn debian() -> Result<bool> {
     if !cargo::may_install_packages() {
         return Ok(false);
     }
-    must(Command::new("apt-get").args(["update", "-q"]))?;
-    must(Command::new("apt-get").args(["install", "-y", "-q", "--no-install-recommends"]).args(PACKAGES))
-        .context("Debian's Rust for bare metal")?;
+    cargo::install_packages(&PACKAGES).context("Debian's Rust for bare metal")?;
     Ok(true)
 }
 

@@ -4,7 +4,7 @@
 //! other kernels.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -27,7 +27,7 @@ pub fn run(bless: bool) -> Result<Done> {
         return Ok(Done::Skipped(why));
     }
     must(cargo::command().args(["build", "--release", "--quiet", "-p", "hrm-embedded"]))?;
-    let program = target_dir().join("release/hrm");
+    let program = cargo::built("hrm");
     let mut found = BTreeMap::new();
     let mut state = None;
     for kernel in KERNELS {
@@ -58,10 +58,6 @@ fn count(program: &Path, kernel: &str, segments: u32) -> Result<(u64, String)> {
     Ok((collected.1.trim().parse().with_context(what)?, value["hash"].to_string()))
 }
 
-fn target_dir() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| cargo::root().join("target"), PathBuf::from)
-}
-
 /// Makes sure that Valgrind is there; the reason if it cannot be.
 fn ensure_valgrind() -> Result<Option<String>> {
     let there =
@@ -72,8 +68,6 @@ fn ensure_valgrind() -> Result<Option<String>> {
     if !cargo::may_install_packages() {
         return Ok(Some("valgrind is not installed".into()));
     }
-    let apt = |args: &[&str]| must(Command::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args(args));
-    apt(&["update", "-q"])?;
-    apt(&["install", "-y", "-q", "--no-install-recommends", "valgrind"])?;
+    cargo::install_packages(&["valgrind"])?;
     Ok((!there()).then(|| "valgrind is not installed, and its package does not bring it".into()))
 }

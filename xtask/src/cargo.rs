@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::libtorch;
+use crate::test::must;
 
 /// The workspace's root.
 #[must_use]
@@ -37,6 +38,27 @@ pub fn plain(program: &str) -> Command {
 pub fn may_install_packages() -> bool {
     let root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout.starts_with(b"0\n"));
     root && Path::new("/usr/bin/apt-get").exists()
+}
+
+/// Installs packages of this machine's own release; to be asked for only if [`may_install_packages`].
+///
+/// # Errors
+/// One cannot be installed.
+pub fn install_packages(packages: &[&str]) -> Result<()> {
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    must(apt().args(["update", "-q"]))?;
+    must(apt().args(["install", "-y", "-q", "--no-install-recommends"]).args(packages))
+}
+
+/// A program of a release build of the workspace.
+#[must_use]
+pub fn built(name: &str) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    target.join("release").join(name)
 }
 
 /// `cargo` that builds and runs programs with libtorch: fetches it where it is missing.

@@ -82,7 +82,7 @@ fn counts(line: &str) -> Option<(u32, u32)> {
 }
 
 fn binary(name: &str) -> Command {
-    let mut command = Command::new(cargo::root().join("target/release").join(name));
+    let mut command = Command::new(cargo::built(name));
     command.current_dir(cargo::root());
     command
 }
