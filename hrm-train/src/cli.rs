@@ -12,8 +12,8 @@ use hrm_core::solve::Select;
 use hrm_train::analyze::{self, Analyze};
 use hrm_train::data::grid::GridKind;
 use hrm_train::data::{PuzzleSet, csv, grid_npy};
-use hrm_train::evaluate::{Float, Model, Report, evaluate};
-use hrm_train::evaluate_grid::{self, GridModel};
+use hrm_train::evaluate::{Float, Model, evaluate};
+use hrm_train::evaluate_grid;
 use hrm_train::evaluate_int8::Int8;
 use hrm_train::examples;
 use hrm_train::export::export;
@@ -252,66 +252,96 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
+/// The model of `eval`.
+enum Loaded {
+    Int8(Int8),
+    Float(Box<FloatModel>),
+}
+
+impl Loaded {
+    fn load(args: &Eval) -> anyhow::Result<Self> {
+        if args.model.extension().is_some_and(|e| e == "hrm") {
+            return Ok(Self::Int8(Int8::load(&args.model, args.seed)?));
+        }
+        Ok(Self::Float(Box::new(FloatModel::load(&args.model)?)))
+    }
+
+    /// What its tokens mean if it is one of mazes or ARC, which an int8 file tells by the size of its vocabulary.
+    fn grid(&self) -> anyhow::Result<Option<GridKind>> {
+        Ok(match self {
+            Self::Int8(int8) => {
+                let view = int8.view()?;
+                let (task, vocab) = (view.header().task, usize::from(view.config().vocab));
+                [GridKind::Maze, GridKind::Arc].into_iter().find(|k| task == TaskKind::Grid && k.vocab() == vocab)
+            }
+            Self::Float(model) => model.record.as_ref().and_then(|r| r.config.task.kind.grid()),
+        })
+    }
+
+    fn tokens(&self) -> anyhow::Result<u16> {
+        Ok(match self {
+            Self::Int8(int8) => int8.view()?.config().tokens,
+            Self::Float(model) => model.spec.config.tokens,
+        })
+    }
+}
+
+/// A report on standard output, as text or JSON.
+fn print_report(json: bool, report: &(impl serde::Serialize + std::fmt::Display)) -> anyhow::Result<()> {
+    print_out(&if json { format!("{}\n", serde_json::to_string_pretty(report)?) } else { report.to_string() })
+}
+
 /// `eval --guesses`.
-fn run_guesses(args: &Eval, set: &PuzzleSet, kind: EngineKind, most: u16) -> anyhow::Result<()> {
+fn run_guesses(args: &Eval, model: &Loaded, set: &PuzzleSet, kind: EngineKind, most: u16) -> anyhow::Result<()> {
     ensure!(args.reference.is_none(), "--reference goes without --guesses");
     let segments = u16::try_from(args.segments).context("--segments is too large with --guesses, expected at most 65535")?;
     let options = GuessOptions { guesses: most, segments, select: args.select.into(), seed: args.seed };
     let (n, threads) = (args.n.unwrap_or(set.len()), resolve_threads(args.threads));
-    let fits = |tokens: u16| {
-        let cells = set.sudoku.cells();
-        ensure!(usize::from(tokens) == cells, "the model is made for {tokens} cells, {} holds puzzles of {cells}", args.data.display());
-        Ok(())
-    };
-    let (label, guessed) = if args.model.extension().is_some_and(|e| e == "hrm") {
-        let int8 = Int8::load(&args.model, args.seed)?;
-        fits(int8.view()?.config().tokens)?;
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-        ("int8", pool.install(|| guesses::int8(&int8, set, n, options))?)
-    } else {
-        let model = FloatModel::load(&args.model)?;
-        fits(model.spec.config.tokens)?;
-        let mut engine = model.engine(kind, &args.device, threads)?;
-        let symmetric = model.spec.config.start == Start::Fixed;
-        ("float", guesses::float(&mut Float(engine.as_mut()), set, n, symmetric, options)?)
+    fits(args, model.tokens()?, set)?;
+    let (label, guessed) = match model {
+        Loaded::Int8(int8) => {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+            ("int8", pool.install(|| guesses::int8(int8, set, n, options))?)
+        }
+        Loaded::Float(model) => {
+            let mut engine = model.engine(kind, &args.device, threads)?;
+            let symmetric = model.spec.config.start == Start::Fixed;
+            ("float", guesses::float(&mut Float(engine.as_mut()), set, n, symmetric, options)?)
+        }
     };
     if let Some(path) = &args.puzzles {
         guesses::write_puzzles(path, set, &guessed)?;
     }
-    let report = GuessReport::new(label, set, &guessed, options);
-    print_out(&if args.json { format!("{}\n", serde_json::to_string_pretty(&report)?) } else { report.to_string() })
+    print_report(args.json, &GuessReport::new(label, set, &guessed, options))
+}
+
+/// Whether a model of `tokens` cells can be asked the puzzles of `--data`.
+fn fits(args: &Eval, tokens: u16, set: &PuzzleSet) -> anyhow::Result<()> {
+    let cells = set.sudoku.cells();
+    ensure!(usize::from(tokens) == cells, "the model is made for {tokens} cells, {} holds puzzles of {cells}", args.data.display());
+    Ok(())
 }
 
 /// `eval` of a model of mazes or ARC.
-fn run_grid(args: &Eval, kind: GridKind, tokens: u16, model: &mut dyn GridModel, at: &[usize]) -> anyhow::Result<()> {
+fn run_grid(args: &Eval, model: Loaded, grid: GridKind, kind: EngineKind, at: &[usize]) -> anyhow::Result<()> {
     ensure!(args.reference.is_none() && args.guesses.is_none(), "--reference and --guesses are for Sudoku models");
-    let (mut set, _) = examples::read(&args.data, "test", kind)?;
-    let found = set.cells();
+    let (mut set, _) = examples::read(&args.data, "test", grid)?;
+    let (found, tokens) = (set.cells(), model.tokens()?);
     ensure!(found == usize::from(tokens), "the model is made for {tokens} cells, {} holds grids of {found}", args.data.display());
     let names = if args.data.is_dir() { grid_npy::read_names(&args.data)? } else { Vec::new() };
     if let Some(n) = args.n {
         set = set.select(0..n.min(set.len()));
     }
-    let report = evaluate_grid::evaluate(model, &set, &names, at, args.seed, &mut |done| eprint!("\r{done} examples"))?;
-    eprintln!();
-    print_out(&if args.json { format!("{}\n", serde_json::to_string_pretty(&report)?) } else { report.to_string() })
-}
-
-/// `eval` if the model is one of mazes or ARC, which an int8 file tells by the size of its vocabulary; else `false`.
-fn eval_grid(args: &Eval, kind: EngineKind, at: &[usize]) -> anyhow::Result<bool> {
+    let score = |model: &mut dyn Model| {
+        let report = evaluate_grid::evaluate(model, &set, &names, at, args.seed, &mut |done| eprint!("\r{done} examples"))?;
+        eprintln!();
+        print_report(args.json, &report)
+    };
     let threads = resolve_threads(args.threads);
-    if args.model.extension().is_some_and(|e| e == "hrm") {
-        let mut int8 = Int8::load(&args.model, args.seed)?;
-        let (task, config) = (int8.view()?.header().task, *int8.view()?.config());
-        let grid = [GridKind::Maze, GridKind::Arc].into_iter().find(|k| task == TaskKind::Grid && k.vocab() == usize::from(config.vocab));
-        let Some(grid) = grid else { return Ok(false) };
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-        return pool.install(|| run_grid(args, grid, config.tokens, &mut int8, at)).map(|()| true);
+    match model {
+        Loaded::Int8(mut int8) => rayon::ThreadPoolBuilder::new().num_threads(threads).build()?.install(|| score(&mut int8)),
+        Loaded::Float(model) => score(&mut Float(model.engine(kind, &args.device, threads)?.as_mut())),
     }
-    let model = FloatModel::load(&args.model)?;
-    let Some(grid) = model.record.as_ref().and_then(|r| r.config.task.kind.grid()) else { return Ok(false) };
-    let mut engine = model.engine(kind, &args.device, threads)?;
-    run_grid(args, grid, model.spec.config.tokens, &mut Float(engine.as_mut()), at).map(|()| true)
 }
 
 fn run_eval(args: &Eval) -> anyhow::Result<()> {
@@ -322,50 +352,44 @@ fn run_eval(args: &Eval) -> anyhow::Result<()> {
     };
     let mut at: Vec<usize> = (0..).map(|i| 1 << i).take_while(|&s| s < args.segments).collect();
     at.push(args.segments);
-    let is_int8 = args.model.extension().is_some_and(|e| e == "hrm");
-    if eval_grid(args, kind, &at)? {
-        return Ok(());
+    let model = Loaded::load(args)?;
+    if let Some(grid) = model.grid()? {
+        return run_grid(args, model, grid, kind, &at);
     }
     let set = csv::read(&args.data)?;
     if let Some(most) = args.guesses {
-        return run_guesses(args, &set, kind, most);
+        return run_guesses(args, &model, &set, kind, most);
     }
     let threads = resolve_threads(args.threads);
     let score = |model: &mut dyn Model, tokens: u16| {
-        ensure!(
-            usize::from(tokens) == set.sudoku.cells(),
-            "the model is made for {tokens} cells, {} holds puzzles of {}",
-            args.data.display(),
-            set.sudoku.cells()
-        );
+        fits(args, tokens, &set)?;
         let report = evaluate(model, &set, args.n.unwrap_or(set.len()), &at, args.seed, &mut |done| eprint!("\r{done} puzzles"));
         eprintln!();
         report
     };
-    let float = |path: &Path| -> anyhow::Result<(FloatModel, Report)> {
-        let model = FloatModel::load(path)?;
+    let float = |model: &FloatModel| {
         let mut engine = model.engine(kind, &args.device, threads)?;
-        let report = score(&mut Float(engine.as_mut()), model.spec.config.tokens)?;
-        Ok((model, report))
+        score(&mut Float(engine.as_mut()), model.spec.config.tokens)
     };
-    ensure!(is_int8 || args.reference.is_none(), "--reference goes with an int8 --model (.hrm), {} is none", args.model.display());
     let (mut reports, mut fidelity, mut record) = (Vec::new(), None, None);
-    if is_int8 {
-        let mut int8 = Int8::load(&args.model, args.seed)?;
-        let tokens = int8.view()?.config().tokens;
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-        reports.push(pool.install(|| score(&mut int8, tokens))?);
-        if let Some(path) = &args.reference {
-            let (model, report) = float(path)?;
-            reports.push(report);
-            let n = args.n.unwrap_or(set.len());
-            fidelity = Some(pool.install(|| command::compare(&model, &int8, &set, n, args.segments, args.seed))?);
+    match model {
+        Loaded::Int8(mut int8) => {
+            let tokens = int8.view()?.config().tokens;
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+            reports.push(pool.install(|| score(&mut int8, tokens))?);
+            if let Some(path) = &args.reference {
+                let model = FloatModel::load(path)?;
+                reports.push(float(&model)?);
+                let n = args.n.unwrap_or(set.len());
+                fidelity = Some(pool.install(|| command::compare(&model, &int8, &set, n, args.segments, args.seed))?);
+                record = model.record;
+            }
+        }
+        Loaded::Float(model) => {
+            ensure!(args.reference.is_none(), "--reference goes with an int8 --model (.hrm), {} is none", args.model.display());
+            reports.push(float(&model)?);
             record = model.record;
         }
-    } else {
-        let (model, report) = float(&args.model)?;
-        reports.push(report);
-        record = model.record;
     }
     if args.json {
         let value = serde_json::json!({

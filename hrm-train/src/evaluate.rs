@@ -24,6 +24,22 @@ pub trait Model {
     /// # Errors
     /// Failures of the engine.
     fn infer(&mut self, inputs: &[u8], segments: usize, seed: u64, observe: &mut dyn FnMut(usize, &[u8], &[f32])) -> anyhow::Result<()>;
+
+    /// [`Model::infer`] of examples that have rows of their own in the table of puzzle embeddings: `identifiers` `[n]`.
+    ///
+    /// # Errors
+    /// As [`Model::infer`]; the model has no such rows.
+    fn infer_as(
+        &mut self,
+        identifiers: &[usize],
+        inputs: &[u8],
+        segments: usize,
+        seed: u64,
+        observe: &mut dyn FnMut(usize, &[u8], &[f32]),
+    ) -> anyhow::Result<()> {
+        ensure!(identifiers.iter().all(|&id| id == 0), "an {} model has no identifiers", self.kind());
+        self.infer(inputs, segments, seed, observe)
+    }
 }
 
 /// A float network.
@@ -36,6 +52,17 @@ impl Model for Float<'_> {
 
     fn infer(&mut self, inputs: &[u8], segments: usize, seed: u64, observe: &mut dyn FnMut(usize, &[u8], &[f32])) -> anyhow::Result<()> {
         self.0.infer(inputs, segments, seed, observe)
+    }
+
+    fn infer_as(
+        &mut self,
+        identifiers: &[usize],
+        inputs: &[u8],
+        segments: usize,
+        seed: u64,
+        observe: &mut dyn FnMut(usize, &[u8], &[f32]),
+    ) -> anyhow::Result<()> {
+        self.0.infer_as(identifiers, inputs, segments, seed, observe)
     }
 }
 

@@ -9,8 +9,7 @@ use serde::Serialize;
 use crate::data::arc::{Form, Picture, vote};
 use crate::data::grid::{GridKind, GridSet};
 use crate::data::maze::Maze;
-use crate::evaluate::{CHUNK, Float, Model, Share, chunk_seed, right_of};
-use crate::evaluate_int8::Int8;
+use crate::evaluate::{CHUNK, Model, Share, chunk_seed, right_of};
 
 /// Figures after a number of segments.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -61,67 +60,12 @@ struct Tally {
     positive: usize,
 }
 
-/// What is scored: [`Model::infer`] of examples whose rows in the table of puzzle embeddings come first.
-pub trait GridModel {
-    /// `float` or `int8`.
-    fn kind(&self) -> &'static str;
-
-    /// As [`Model::infer`] and [`crate::engine::Engine::infer_as`].
-    ///
-    /// # Errors
-    /// Failures of the engine.
-    fn infer(
-        &mut self,
-        identifiers: &[usize],
-        inputs: &[u8],
-        segments: usize,
-        seed: u64,
-        observe: &mut dyn FnMut(usize, &[u8], &[f32]),
-    ) -> anyhow::Result<()>;
-}
-
-impl GridModel for Float<'_> {
-    fn kind(&self) -> &'static str {
-        Model::kind(self)
-    }
-
-    fn infer(
-        &mut self,
-        identifiers: &[usize],
-        inputs: &[u8],
-        segments: usize,
-        seed: u64,
-        observe: &mut dyn FnMut(usize, &[u8], &[f32]),
-    ) -> anyhow::Result<()> {
-        self.0.infer_as(identifiers, inputs, segments, seed, observe)
-    }
-}
-
-impl GridModel for Int8 {
-    fn kind(&self) -> &'static str {
-        Model::kind(self)
-    }
-
-    /// Of identifiers the file holds row 0 alone.
-    fn infer(
-        &mut self,
-        identifiers: &[usize],
-        inputs: &[u8],
-        segments: usize,
-        seed: u64,
-        observe: &mut dyn FnMut(usize, &[u8], &[f32]),
-    ) -> anyhow::Result<()> {
-        ensure!(identifiers.iter().all(|&id| id == 0), "an int8 model has no identifiers");
-        Model::infer(self, inputs, segments, seed, observe)
-    }
-}
-
 /// Scores a model on a set after each of the numbers of segments in `at`. `names`: what the identifiers of ARC stand for, empty for mazes.
 ///
 /// # Errors
 /// `at` is empty or holds 0, the set is empty, an identifier has no name, the engine fails.
 pub fn evaluate(
-    model: &mut dyn GridModel,
+    model: &mut dyn Model,
     set: &GridSet,
     names: &[String],
     at: &[usize],
@@ -139,7 +83,7 @@ pub fn evaluate(
         let identifiers: Vec<usize> = set.places[range.clone()].iter().map(|p| p.identifier as usize).collect();
         let inputs = &set.inputs[range.start * tokens..range.end * tokens];
         of += range.clone().flat_map(|i| set.label(i)).filter(|&&l| l != 0).count();
-        model.infer(&identifiers, inputs, last, chunk_seed(seed, start / CHUNK), &mut |segment, answers, q_halt| {
+        model.infer_as(&identifiers, inputs, last, chunk_seed(seed, start / CHUNK), &mut |segment, answers, q_halt| {
             if segment + 1 == last && set.kind == GridKind::Arc {
                 answered.extend(answers.chunks(tokens).zip(q_halt).map(|(answer, &q)| (Picture::read(set.size, answer), q)));
             }
@@ -227,12 +171,22 @@ mod tests {
         identifiers: Vec<usize>,
     }
 
-    impl GridModel for Script {
+    impl Model for Script {
         fn kind(&self) -> &'static str {
             "float"
         }
 
         fn infer(
+            &mut self,
+            inputs: &[u8],
+            segments: usize,
+            seed: u64,
+            observe: &mut dyn FnMut(usize, &[u8], &[f32]),
+        ) -> anyhow::Result<()> {
+            self.infer_as(&[], inputs, segments, seed, observe)
+        }
+
+        fn infer_as(
             &mut self,
             identifiers: &[usize],
             inputs: &[u8],
