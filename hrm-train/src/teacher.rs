@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, ensure};
 
 use crate::data::rng::mix;
-use crate::engine::{Engine, Loss, StartOf};
+use crate::engine::{Engine, Loss, StartOf, symbols};
 use crate::model_file::FloatModel;
 use crate::run_config::RunConfig;
 use crate::spec::ModelSpec;
@@ -27,11 +27,6 @@ pub struct Teacher {
     own: (usize, usize),
     /// The same of the student.
     student: (usize, usize),
-}
-
-/// Symbols a model chooses from, and the token of the first.
-fn symbols(spec: &ModelSpec) -> (usize, usize) {
-    if spec.config.fields > 1 { (usize::from(spec.config.fields), 2) } else { (usize::from(spec.config.vocab), 0) }
 }
 
 impl Teacher {
@@ -62,8 +57,8 @@ impl Teacher {
             loss: model.record.as_ref().map_or(Loss::Softmax, |r| r.config.train.loss),
             segments: t.teacher_segments,
             seed: mix(t.seed ^ mix(STARTS)),
-            own: symbols(&model.spec),
-            student: symbols(spec),
+            own: symbols(&model.spec.config),
+            student: symbols(&spec.config),
         }))
     }
 

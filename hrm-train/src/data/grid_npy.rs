@@ -8,10 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, ensure};
 
 use super::grid::{GridKind, GridSet, Place};
-use super::npy::{Metadata, read_array, read_bounds, read_tokens, write_array};
-
-/// Name of the file with the names of the identifiers, in the folder above the splits.
-pub const IDENTIFIERS: &str = "identifiers.json";
+use super::npy::{IDENTIFIERS, Metadata, read_array, read_bounds, read_examples, read_metadata, write_array, write_json};
 
 /// Reads `root/split` and the number of identifiers it counts. All sets that `dataset.json` names are joined.
 ///
@@ -19,9 +16,7 @@ pub const IDENTIFIERS: &str = "identifiers.json";
 /// A file is missing, damaged or of another shape, or the dataset is of another task. Errors name the file and the row.
 pub fn read(root: &Path, split: &str, kind: GridKind) -> Result<(GridSet, usize)> {
     let dir = root.join(split);
-    let path = dir.join("dataset.json");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let meta: Metadata = serde_json::from_str(&text).with_context(|| format!("{} is no dataset description", path.display()))?;
+    let (path, meta) = read_metadata(&dir)?;
     let cells = meta.seq_len as usize;
     let size = cells.isqrt();
     ensure!(size * size == cells && (2..=64).contains(&size), "{}: seq_len is {cells}, expected a square of 4 to 4096", path.display());
@@ -31,11 +26,8 @@ pub fn read(root: &Path, split: &str, kind: GridKind) -> Result<(GridSet, usize)
     let mut out = GridSet::new(kind, size);
     for name in &meta.sets {
         let file = |field: &str| dir.join(format!("{name}__{field}.npy"));
-        let inputs = read_tokens(&file("inputs"), cells)?;
-        let labels = read_tokens(&file("labels"), cells)?;
-        let (rows, answers) = (inputs.len() / cells, labels.len() / cells);
-        ensure!(rows == answers, "{} has {rows} rows, {} has {answers}", file("inputs").display(), file("labels").display());
-        let puzzles = read_bounds(&file("puzzle_indices"), rows)?;
+        let (inputs, labels) = read_examples(&file("inputs"), &file("labels"), cells)?;
+        let puzzles = read_bounds(&file("puzzle_indices"), inputs.len() / cells)?;
         let groups = read_bounds(&file("group_indices"), puzzles.len() - 1)?;
         let known = meta.num_puzzle_identifiers;
         let (shape, identifiers) = read_array(&file("puzzle_identifiers"), |i, value| {
@@ -104,11 +96,8 @@ pub fn write(root: &Path, split: &str, set: &GridSet, names: &[String]) -> Resul
     for (field, values) in [("puzzle_identifiers", identifiers), ("puzzle_indices", puzzles), ("group_indices", groups)] {
         write_array(&file(field), &[values.len() as u64], values.into_iter())?;
     }
-    for (path, text) in [(root.join(IDENTIFIERS), serde_json::to_string(names)?), (dir.join("dataset.json"), serde_json::to_string(&meta)?)]
-    {
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
+    write_json(&root.join(IDENTIFIERS), names)?;
+    write_json(&dir.join("dataset.json"), &meta)
 }
 
 /// What each identifier of the dataset `root` stands for.

@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use hrm_core::task::{Sudoku, Symmetry};
@@ -18,6 +18,9 @@ use serde::{Deserialize, Serialize};
 use super::PuzzleSet;
 use super::augment::make_easier;
 use super::rng::generator;
+
+/// Name of the file with the names of the identifiers, in the folder above the splits.
+pub const IDENTIFIERS: &str = "identifiers.json";
 
 /// `dataset.json`, with the public names. Other keys are ignored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -95,9 +98,7 @@ impl Grouped {
 /// is no Sudoku's. Errors name the file and the row.
 pub fn read(root: &Path, split: &str) -> Result<Grouped> {
     let dir = root.join(split);
-    let path = dir.join("dataset.json");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let meta: Metadata = serde_json::from_str(&text).with_context(|| format!("{} is no dataset description", path.display()))?;
+    let (path, meta) = read_metadata(&dir)?;
     let cells = meta.seq_len as usize;
     let sudoku = Sudoku::from_cells(cells)
         .with_context(|| format!("{}: seq_len is {cells}, expected 16, 36 or 81 (Sudoku of size 4, 6 or 9)", path.display()))?;
@@ -112,16 +113,7 @@ pub fn read(root: &Path, split: &str) -> Result<Grouped> {
     let mut out = Grouped { set: PuzzleSet::new(sudoku), groups: Vec::new() };
     for name in &meta.sets {
         let file = |field: &str| dir.join(format!("{name}__{field}.npy"));
-        let inputs = read_tokens(&file("inputs"), cells)?;
-        let labels = read_tokens(&file("labels"), cells)?;
-        ensure!(
-            inputs.len() == labels.len(),
-            "{} has {} rows, {} has {}",
-            file("inputs").display(),
-            inputs.len() / cells,
-            file("labels").display(),
-            labels.len() / cells
-        );
+        let (inputs, labels) = read_examples(&file("inputs"), &file("labels"), cells)?;
         let puzzles = read_bounds(&file("puzzle_indices"), inputs.len() / cells)?;
         let groups = read_bounds(&file("group_indices"), puzzles.len() - 1)?;
         let first = out.groups.last().map_or(0, |&g| g + 1);
@@ -175,7 +167,6 @@ pub fn write(root: &Path, split: &str, data: &Grouped) -> Result<()> {
         mean_puzzle_examples: 1.0,
         sets: vec!["all".into()],
     };
-    let json = |path: &Path, text: String| fs::write(path, text).with_context(|| format!("cannot write {}", path.display()));
     let file = |field: &str| dir.join(format!("all__{field}.npy"));
     let shape = [n as u64, set.sudoku.cells() as u64];
     write_array(&file("inputs"), &shape, set.inputs.iter().map(|&t| i32::from(t)))?;
@@ -183,8 +174,20 @@ pub fn write(root: &Path, split: &str, data: &Grouped) -> Result<()> {
     write_array(&file("puzzle_identifiers"), &[n as u64], std::iter::repeat_n(0i32, n))?;
     write_array(&file("puzzle_indices"), &[n as u64 + 1], 0..=i32::try_from(n)?)?;
     write_array(&file("group_indices"), &[bounds.len() as u64], bounds.into_iter())?;
-    json(&root.join("identifiers.json"), serde_json::to_string(&["<blank>"])?)?;
-    json(&dir.join("dataset.json"), serde_json::to_string(&meta)?)
+    write_json(&root.join(IDENTIFIERS), &["<blank>"])?;
+    write_json(&dir.join("dataset.json"), &meta)
+}
+
+/// Reads `dir/dataset.json`; its path too, to name it in errors.
+pub(super) fn read_metadata(dir: &Path) -> Result<(PathBuf, Metadata)> {
+    let path = dir.join("dataset.json");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let meta = serde_json::from_str(&text).with_context(|| format!("{} is no dataset description", path.display()))?;
+    Ok((path, meta))
+}
+
+pub(super) fn write_json<T: Serialize + ?Sized>(path: &Path, value: &T) -> Result<()> {
+    fs::write(path, serde_json::to_string(value)?).with_context(|| format!("cannot write {}", path.display()))
 }
 
 pub(super) fn write_array<T: AutoSerialize>(path: &Path, shape: &[u64], values: impl Iterator<Item = T>) -> Result<()> {
@@ -225,12 +228,20 @@ pub(super) fn read_array<T>(path: &Path, check: impl Fn(usize, i128) -> Result<T
     Ok((shape, values))
 }
 
-pub(super) fn read_tokens(path: &Path, cells: usize) -> Result<Vec<u8>> {
+fn read_tokens(path: &Path, cells: usize) -> Result<Vec<u8>> {
     let (shape, tokens) = read_array(path, |i, value| {
         u8::try_from(value).map_err(|_| anyhow!("row {} token {}: found {value}, expected a small number from 0", i / cells, i % cells))
     })?;
     ensure!(shape.len() == 2 && shape[1] == cells as u64, "{}: the shape is {shape:?}, expected [examples, {cells}]", path.display());
     Ok(tokens)
+}
+
+/// Inputs and labels of as many examples, `[examples, cells]` each.
+pub(super) fn read_examples(inputs: &Path, labels: &Path, cells: usize) -> Result<(Vec<u8>, Vec<u8>)> {
+    let (questions, answers) = (read_tokens(inputs, cells)?, read_tokens(labels, cells)?);
+    let (rows, others) = (questions.len() / cells, answers.len() / cells);
+    ensure!(rows == others, "{} has {rows} rows, {} has {others}", inputs.display(), labels.display());
+    Ok((questions, answers))
 }
 
 /// Ascending bounds from 0 to `last`.

@@ -131,8 +131,7 @@ impl Course<'_> {
             anyhow::bail!("weights: {} in batch row {b}, expected a number of 0 or more", self.weights[b]);
         }
         if let Some(Advice { probabilities, share }) = self.teacher {
-            let symbols = if config.fields > 1 { config.fields } else { config.vocab };
-            let (found, expected) = (probabilities.len(), batch * usize::from(config.tokens) * usize::from(symbols));
+            let (found, expected) = (probabilities.len(), batch * usize::from(config.tokens) * symbols(config).0);
             anyhow::ensure!(found == expected, "teacher: {found} probabilities, expected {expected} for a batch of {batch}");
             anyhow::ensure!((0.0..=1.0).contains(&share), "teacher: a share of {share}, expected 0 to 1");
         }
@@ -203,6 +202,11 @@ fn join(parts: &[f32]) -> anyhow::Result<u64> {
         );
         Ok(value << 16 | part as u64)
     })
+}
+
+/// Symbols that a cell can be answered with, and the token of the first: one for each field, or the vocabulary.
+pub(crate) fn symbols(config: &hrm_core::Config) -> (usize, usize) {
+    if config.fields > 1 { (usize::from(config.fields), 2) } else { (usize::from(config.vocab), 0) }
 }
 
 /// For engines without puzzle embeddings.

@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 use super::TorchOptions;
 use super::block::{Answer, Block, Gated, Mix, Shared, linear};
 use super::layout::{Layout, device_tensor};
-use crate::engine::{Depth, Gradient, Tensors};
+use crate::engine::{Depth, Gradient, Tensors, symbols};
 use crate::import::{PREFIX, PublicOptions};
 use crate::spec::ModelSpec;
 
@@ -200,7 +200,7 @@ impl Net {
 
     /// Token of logits' class 0.
     pub fn first_token(&self) -> i64 {
-        if self.config.fields > 1 { 2 } else { 0 }
+        symbols(&self.config).1 as i64
     }
 
     /// Answered tokens `[batch, S]` (i64).
