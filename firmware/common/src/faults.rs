@@ -19,8 +19,8 @@ pub mod code {
     pub const ERROR: i32 = 103;
 }
 
-#[cfg(feature = "emulated")]
 /// From now on an emulator with semihosting is there to be told.
+#[cfg(feature = "emulated")]
 pub fn tell_the_emulator() {
     EMULATED.store(true, Ordering::Relaxed);
 }
