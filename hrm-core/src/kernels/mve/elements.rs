@@ -3,6 +3,7 @@
 use core::arch::naked_asm;
 
 use crate::kernels::reference::norm_factor;
+use crate::parts::Broken;
 
 /// `x = sat16(x + d)`; returns the sum of the squares.
 ///
@@ -53,7 +54,7 @@ unsafe extern "C" fn scale_row(x: *mut i16, n: usize, factor: i32, right: i32) {
 }
 
 /// `x <- norm(sat16(x + d))` for each row of `width` elements.
-pub fn add_norm(x: &mut [i16], d: &[i16], width: usize) {
+pub fn add_norm(x: &mut [i16], d: &[i16], width: usize) -> Result<(), Broken> {
     for (x, d) in x.chunks_exact_mut(width).zip(d.chunks_exact(width)) {
         // SAFETY: both have `width` elements.
         let sum = unsafe { add_row(x.as_mut_ptr(), d.as_ptr(), width) };
@@ -61,6 +62,7 @@ pub fn add_norm(x: &mut [i16], d: &[i16], width: usize) {
         // SAFETY: as above.
         unsafe { scale_row(x.as_mut_ptr(), width, i32::from(r), -(shift as i32)) }
     }
+    Ok(())
 }
 
 /// `x <- (x + 2^(shift-1)) >> shift`.
@@ -171,7 +173,7 @@ unsafe extern "C" fn sum_row_4(row: *const i8, sums: &[*mut i16; 4], n: usize) {
 }
 
 /// Adds each row of `a` (`[R, C]`) to the sums (`[group rows, C]`) of its groups; `index` is `[R, G]`.
-pub fn group_sums(a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) {
+pub fn group_sums(a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) -> Result<(), Broken> {
     for (row, groups) in a.chunks_exact(channels).zip(index.chunks_exact(groupings)) {
         if let &[a, b, c, d] = groups {
             let at = [a, b, c, d].map(|group| usize::from(group) * channels);
@@ -189,4 +191,5 @@ pub fn group_sums(a: &[i8], channels: usize, index: &[u16], groupings: usize, su
             unsafe { sum_row(row.as_ptr(), sums.as_mut_ptr(), channels) }
         }
     }
+    Ok(())
 }

@@ -16,6 +16,7 @@ use dot::{Dot, FOUR, STEP, STEPS};
 use super::tables::{SILU_BASE, SILU_SLOPE};
 use super::tiled::{self, CHUNK, LINES, MOST_COLUMNS, Starts};
 use super::{Bases, Columns, Requant, reference};
+use crate::parts::Broken;
 
 pub use super::reference::{add, glu_rows, inject};
 pub use elements::{add_norm, group_sums, scale_down, view8_slice};
@@ -36,15 +37,16 @@ pub const fn packed_words(n: usize, k: usize) -> usize {
 }
 
 /// Packs a block of columns into `out`: rows padded with zeros.
-pub fn pack(w: &Columns<'_>, out: &mut [i32]) {
+pub fn pack(w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
     if out.is_empty() {
-        return;
+        return Ok(());
     }
     let bytes: &mut [i8] = bytemuck::cast_slice_mut(out);
     for (n, row) in bytes.chunks_exact_mut(w.k.next_multiple_of(STEP)).take(w.n).enumerate() {
         row.fill(0);
         row[..w.k].copy_from_slice(w.row(n));
     }
+    Ok(())
 }
 
 /// Whether [`Run`] can work on this block.
@@ -158,7 +160,7 @@ impl<'a> Run<'a> {
 }
 
 /// `out[r][n] = sum_k a[r][k] * w[n][k]`.
-pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
+pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
     if !ready(w) {
         return reference::accumulate(a, w, out);
     }
@@ -167,10 +169,11 @@ pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
         let (first, second) = out[row * w.n..(row + rows) * w.n].split_at_mut(w.n);
         run.multiply(input, first, (rows == ROWS).then_some(second), true);
     });
+    Ok(())
 }
 
 /// `out[r][n] = requant(W a + bases + bias)`.
-pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) {
+pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) -> Result<(), Broken> {
     if !ready(w) {
         return reference::project(a, w, q, bases, out);
     }
@@ -192,10 +195,19 @@ pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<
             }
         });
     }
+    Ok(())
 }
 
 /// [`project`], then the hidden values of the gated MLP: a chunk of gates and the ups of the same channels at a time.
-pub fn gated(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, shift: u32, gate_up: &mut [i16], out: &mut [i8]) {
+pub fn gated(
+    a: &[i8],
+    w: &Columns<'_>,
+    q: &Requant<'_>,
+    bases: Option<&Bases<'_>>,
+    shift: u32,
+    gate_up: &mut [i16],
+    out: &mut [i8],
+) -> Result<(), Broken> {
     let inner = w.n / 2;
     if !ready(w) || w.n % 2 != 0 {
         reference::project(a, w, q, bases, gate_up);
@@ -220,6 +232,7 @@ pub fn gated(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_
             }
         });
     }
+    Ok(())
 }
 
 /// What makes hidden values of the sums of a row.
