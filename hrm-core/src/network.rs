@@ -287,15 +287,16 @@ impl<'a, 'm> Run<'a, 'm> {
     ///
     /// # Errors
     /// The arenas are too small.
+    // What it needs of the stack is gone before the first segment.
+    #[inline(never)]
     pub fn new_in(network: Network<'m>, arenas: [&'a mut [u64]; 2], plan: Plan) -> Result<Self, MemoryError> {
         let (needed, found) = (network.required_bytes(plan), 8 * (arenas[0].len() + arenas[1].len()));
         let too_small = |needed| Err(MemoryError { what: "arena", needed, found });
         if found < needed {
             return too_small(needed);
         }
-        let Network { view, groups, .. } = network;
-        let c = view.config();
-        let r = Regions::new(c, groups.rows, plan);
+        let c = network.view.config();
+        let r = Regions::new(c, network.groups.rows, plan);
         let mut carver = Carver::new(arenas);
         let (z_h, mixing, previous) = (carver.take(r.state), carver.take(r.mixing), carver.take(r.previous));
         let scratch = Scratch {
@@ -351,14 +352,13 @@ impl<'a, 'm> Run<'a, 'm> {
 
     /// Fills what the sublayers read of the groups: slots of products in the lean schedule, else the index and its inverse.
     fn arrange_groups(&mut self) -> Result<(), Broken> {
-        let Network { view, groups, .. } = self.network;
+        let Self { network: Network { view, groups, .. }, scratch: s, .. } = self;
         let c = view.config();
-        let s = &mut self.scratch;
         if !s.mixing.is_empty() {
             let views = (groups.rows * usize::from(c.channels)).div_ceil(8);
             let words = s.mixing.len().checked_sub(views).or_broken()?;
             let slots = words.checked_div(usize::from(c.inner)).or_broken()?;
-            s.caching = Caching::new(&groups, slots, s.tile, s.colours, s.tags)?;
+            s.caching = Caching::new(groups, slots, s.tile, s.colours, s.tags)?;
         }
         if s.schedule == Schedule::Lean || s.index.is_empty() {
             return Ok(());
