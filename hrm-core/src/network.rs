@@ -335,6 +335,12 @@ impl<'a, 'm> Run<'a, 'm> {
         Ok(run)
     }
 
+    /// Takes away memory that every layer works in, as nothing but a mistake could.
+    #[cfg(feature = "std")]
+    pub(crate) fn damage(&mut self) {
+        self.scratch.tile_wide = &mut [];
+    }
+
     /// MACs of one segment in this run's memory: what [`ModelView::segment_macs`] says for the cached schedule, and in the lean one
     /// those of the products that are computed again, too.
     #[must_use]

@@ -66,6 +66,7 @@ const STEPS: &[Step] = &[
     Step { name: "line", about: "the whole line: train, quantise, solve (4x4 and 6x6)", run: line::run },
     Step { name: "parity", about: "float models against the public implementations (libtorch)", run: parity },
     Step { name: "lint", about: "clippy without warnings", run: lint },
+    Step { name: "lint-firmware", about: "clippy without warnings on the firmware of every board", run: bare::lint },
     Step { name: "docs", about: "rustdoc without warnings", run: docs },
     Step { name: "bare", about: "hrm-core on bare metal targets", run: bare::build },
     Step { name: "qemu", about: "firmware of every emulated board against the host", run: || qemu::run(&qemu::Options::default()) },

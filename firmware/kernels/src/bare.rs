@@ -33,8 +33,9 @@ static mut MEMORY: Memory =
 
 pub fn main() -> ! {
     crate::machine::start();
+    let memory = &raw mut MEMORY;
     // SAFETY: called once, and nothing else names it.
-    let memory = unsafe { &mut *(&raw mut MEMORY) };
+    let memory = unsafe { &mut *memory };
     for kernel in Kernel::available() {
         println!("kernel {}", kernel.name());
     }

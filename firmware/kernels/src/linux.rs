@@ -48,8 +48,9 @@ extern "C" fn main() -> ! {
     for kernel in Kernel::available() {
         let _ = writeln!(Output, "kernel {}", kernel.name());
     }
+    let buffers = &raw mut BUFFERS;
     // SAFETY: called once, and nothing else names it.
-    let buffers = unsafe { &mut *(&raw mut BUFFERS) };
+    let buffers = unsafe { &mut *buffers };
     match check::run(buffers, 1, 300) {
         Ok(comparisons) => {
             let _ = writeln!(Output, "check {comparisons}");

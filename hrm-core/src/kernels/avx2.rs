@@ -7,7 +7,7 @@
 use core::arch::x86_64::*;
 
 use super::{Bases, Columns, Requant, reference};
-use crate::parts::Broken;
+use crate::parts::{Broken, Parts};
 
 pub use super::reference::{add, inject, scale_down};
 
@@ -401,15 +401,14 @@ fn norm_factor(sum: u64, width: usize) -> (i16, u32) {
 pub fn group_sums(a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) -> Result<(), Broken> {
     // SAFETY: the CPU has AVX2 (`Kernel` is the proof).
     unsafe { group_sums_simd(a, channels, index, groupings, sums) }
-    Ok(())
 }
 
 #[target_feature(enable = "avx2")]
-fn group_sums_simd(a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) {
-    for (row, groups) in a.chunks_exact(channels).zip(index.chunks_exact(groupings)) {
+fn group_sums_simd(a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) -> Result<(), Broken> {
+    for (row, groups) in a.rows(channels)?.zip(index.rows(groupings)?) {
         for &group in groups {
             let at = usize::from(group) * channels;
-            let (sum, sum_left) = sums[at..at + channels].as_chunks_mut::<16>();
+            let (sum, sum_left) = sums.part_mut(at..at + channels)?.as_chunks_mut::<16>();
             let (row, row_left) = row.as_chunks::<16>();
             for (s, x) in sum.iter_mut().zip(row) {
                 // SAFETY: 16 elements each.
@@ -424,6 +423,7 @@ fn group_sums_simd(a: &[i8], channels: usize, index: &[u16], groupings: usize, s
             }
         }
     }
+    Ok(())
 }
 
 /// Multiply-accumulates in registers alone, to learn the peak: `rounds` of 12 independent `vpmaddwd` with the addition that each needs.

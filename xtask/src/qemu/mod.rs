@@ -14,7 +14,7 @@ use std::fs;
 use anyhow::{Result, ensure};
 
 use crate::boards::{BOARDS, Board};
-use crate::budgets::{Budgets, Measured};
+use crate::budgets::{Budgets, CRC, Measured};
 use crate::test::Done;
 use compare::{Case, Outcome};
 use machine::{MACHINES, Machine};
@@ -131,6 +131,7 @@ fn measured(cases: &[Case], outcomes: &[Outcome]) -> Measured {
     for (case, outcome) in cases.iter().zip(outcomes) {
         measured.insert(format!("instructions-{}", case.label()), outcome.instructions);
         measured.insert(format!("arena-{}", case.label()), outcome.arena);
+        measured.insert(format!("{CRC}{}", case.label()), outcome.crc);
     }
     measured.insert("stack".to_owned(), outcomes.iter().map(|o| o.stack).max().unwrap_or(0));
     measured
