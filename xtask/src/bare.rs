@@ -73,7 +73,8 @@ pub fn lint() -> Result<Done> {
             command.args(["-p", &format!("hrm-{folder}"), "-p", "hrm-firmware"]);
         }
         command.args(feature.map(|f| format!("--features={f}"))).args(["--target", target, "--target-dir"]).arg(target_dir());
-        must(command.args(["--", "-D", "warnings"]))?;
+        // `&mut *(&raw mut STATIC)` is how memory is taken that belongs to one place of the program.
+        must(command.args(["--", "-D", "warnings", "-A", "clippy::deref_addrof"]))?;
     }
     let why = format!("no rustup target for {}", skipped.join(", "));
     Ok(if skipped.is_empty() { Done::Passed } else { Done::Skipped(why) })

@@ -33,9 +33,8 @@ static mut MEMORY: Memory =
 
 pub fn main() -> ! {
     crate::machine::start();
-    let memory = &raw mut MEMORY;
     // SAFETY: called once, and nothing else names it.
-    let memory = unsafe { &mut *memory };
+    let memory = unsafe { &mut *(&raw mut MEMORY) };
     for kernel in Kernel::available() {
         println!("kernel {}", kernel.name());
     }

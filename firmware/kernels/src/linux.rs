@@ -48,9 +48,8 @@ extern "C" fn main() -> ! {
     for kernel in Kernel::available() {
         let _ = writeln!(Output, "kernel {}", kernel.name());
     }
-    let buffers = &raw mut BUFFERS;
     // SAFETY: called once, and nothing else names it.
-    let buffers = unsafe { &mut *buffers };
+    let buffers = unsafe { &mut *(&raw mut BUFFERS) };
     match check::run(buffers, 1, 300) {
         Ok(comparisons) => {
             let _ = writeln!(Output, "check {comparisons}");

@@ -20,8 +20,7 @@ pub extern "C" fn check() -> usize {
     if Kernel::best().name() != "simd128" {
         return 0;
     }
-    let buffers = &raw mut BUFFERS;
     // SAFETY: WebAssembly has one thread here, and the function is not entered again while it runs.
-    let buffers = unsafe { &mut *buffers };
+    let buffers = unsafe { &mut *(&raw mut BUFFERS) };
     check::run(buffers, 1, 300).unwrap_or(0)
 }

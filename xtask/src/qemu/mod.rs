@@ -22,8 +22,9 @@ use machine::{MACHINES, Machine};
 /// How much is run.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Options {
-    /// `bench`: the kernels of every core against the scalar law, and their instructions per MAC, instead of the images.
-    #[arg(value_parser = ["bench"])]
+    /// `bench`: the kernels of every core against the scalar law, and their instructions per MAC, instead of the images. `proofs`: what must
+    /// hold beside the states, alone.
+    #[arg(value_parser = ["bench", "proofs"])]
     task: Option<String>,
     /// 200 puzzles of every size, instead of a few.
     #[arg(long)]
@@ -41,11 +42,14 @@ pub struct Options {
 /// # Errors
 /// A machine differs from the host, from what is committed beside its image, or from its budget; an image fails.
 pub fn run(options: &Options) -> Result<Done> {
-    if options.task.is_some() {
+    if options.task.as_deref() == Some("bench") {
         return kernels::run(options.bless, false);
     }
     if let Some(why) = install::ensure()? {
         return Ok(Done::Skipped(why));
+    }
+    if options.task.is_some() {
+        return proofs::alone();
     }
     let wanted = |name: &str| options.machine.as_ref().is_none_or(|n| n == name);
     let boards: Vec<_> = BOARDS.iter().filter(|board| wanted(board.name)).collect();

@@ -14,10 +14,28 @@ use super::emulator;
 use super::machine::{Image, Machine};
 use super::serial::{Device, frame};
 use crate::budgets::Budgets;
+use crate::test::Done;
 use crate::{bare, cargo, size, test};
 
-/// The image that proofs run on.
+/// The board whose image most proofs run on, one whose processor has a limit of the stack, and the one with the least memory.
 const BOARD: &str = "mps2-an386";
+const LIMITED: &str = "mps2-an505";
+const SMALL: &str = "stm32f405";
+
+/// Builds the images that proofs run on, and runs them.
+///
+/// # Errors
+/// Something does not hold, or an image or an emulator cannot be run.
+pub fn alone() -> Result<Done> {
+    for name in [BOARD, LIMITED, SMALL] {
+        if let Some(why) = Machine::by_name(name)?.build()? {
+            return Ok(Done::Skipped(why));
+        }
+    }
+    let wrong = run()?;
+    anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(Done::Passed)
+}
 
 /// Runs all proofs; returns what does not hold.
 ///
@@ -70,7 +88,7 @@ fn panics(machine: &Machine) -> Result<String> {
 
 /// A stack that overflows ends in a fault that says so: by the memory protection unit and by the stack limit of ARMv8-M.
 fn overflow(machine: &Machine) -> Result<String> {
-    let limited = Machine::by_name("mps2-an505")?;
+    let limited = Machine::by_name(LIMITED)?;
     for machine in [machine, &limited] {
         let said = emulator::ask(machine, Some(&model(4)), "overflow\n")?;
         let told = said.errors.contains("the stack has overflowed");
@@ -165,7 +183,7 @@ fn abuse(random: &mut Stream) -> Vec<u8> {
 
 /// The emulated STM32F405 solves a hard puzzle within its true memories, in as many segments and with the state that the host has.
 fn hard(_: &Machine) -> Result<String> {
-    let machine = Machine::by_name("stm32f405")?;
+    let machine = Machine::by_name(SMALL)?;
     let text = fs::read_to_string(cargo::root().join("firmware/puzzles/hard-9x9.txt"))?;
     let solved = text.lines().filter_map(|p| compare::solve(9, p).ok().flatten().map(|s| (s, p))).min_by_key(|(s, _)| s.segments);
     let (expected, puzzle) = solved.context("the host solves none of the hard puzzles")?;
