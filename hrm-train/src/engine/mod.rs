@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::quantize::plan::ModelPlan;
 
 pub mod fused;
+mod muon;
 #[cfg(feature = "tch")]
 pub mod torch;
 

@@ -1,18 +1,7 @@
-//! The direction of a Muon step (Jordan et al. 2024): the momentum of a matrix with its singular values brought near 1, so that no
-//! direction of the matrix learns faster than another.
+//! The direction of a Muon step.
 
 use super::simd::{self, Isa, LANES, Left, Shape};
-
-/// Coefficients of the quintic iteration `X <- a X + (b A + c A^2) X`, `A = X X^T` (Jordan et al.): steep at 0, singular values end
-/// between 0.7 and 1.2.
-const QUINTIC: [f32; 3] = [3.4445, -4.775, 2.0315];
-
-/// Iterations.
-const STEPS: usize = 5;
-
-/// An update of this root mean square for an element, as AdamW's are (Liu et al. 2025, arXiv 2502.16982): learning rate and weight decay
-/// of the two mean the same.
-const RMS: f32 = 0.2;
+use crate::engine::muon::{QUINTIC, RMS, STEPS, TINY};
 
 const fn left(data: &[f32], stride: usize) -> Left<'_> {
     Left { data, stride, transposed: false }
@@ -28,7 +17,7 @@ pub fn orthogonalize(isa: Isa, matrix: &mut [f32], rows: usize, columns: usize) 
     let wide = rows <= columns;
     let (m, n) = if wide { (rows, columns) } else { (columns, rows) };
     let (mp, np) = (m.next_multiple_of(LANES), n.next_multiple_of(LANES));
-    let inverse = (1.0 / (norm + 1e-7)) as f32;
+    let inverse = (1.0 / (norm + TINY)) as f32;
     let mut x = vec![0.0; m * np];
     for (i, v) in matrix.iter().enumerate() {
         let (row, column) = if wide { (i / columns, i % columns) } else { (i % columns, i / columns) };
