@@ -173,6 +173,8 @@ unsafe fn tile<const MR: usize, const NR: usize>(
                 widen(&a[from..from + depth], depth, &mut pairs[i * DEPTH / 2..]);
             }
         }
+        // A copy that only this loop knows stays in registers; `acc` itself, which the loops below index, would be stored at every step.
+        let mut sums = acc;
         for p in 0..depth.div_ceil(2) {
             // SAFETY: `stride` words of each block, of which the loop over pieces has used those before; `pairs` has `TALL` rows.
             unsafe {
@@ -180,15 +182,16 @@ unsafe fn tile<const MR: usize, const NR: usize>(
                 for (j, b) in b.iter_mut().enumerate() {
                     *b = _mm256_loadu_si256(weights.add(j * stride).cast());
                 }
-                for (i, row) in acc.iter_mut().enumerate() {
+                for (i, row) in sums.iter_mut().enumerate() {
                     let pair = _mm256_set1_epi32(*pairs.as_ptr().add(i * DEPTH / 2 + p));
-                    for (acc, b) in row.iter_mut().zip(b) {
-                        *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(pair, b));
+                    for (sum, b) in row.iter_mut().zip(b) {
+                        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pair, b));
                     }
                 }
                 weights = weights.add(LANES);
             }
         }
+        acc = sums;
     }
     let at = |j: usize| (first + j) * LANES;
     match target {
