@@ -3,7 +3,7 @@
 
 use crate::config::{Mixer, Start};
 use crate::format::TaskKind;
-use crate::iterate::{Halt, Iteration, Policy, Segment};
+use crate::iterate::{Halt, Iteration, Machine, Policy, Segment};
 use crate::memory::MemoryError;
 use crate::network::Run;
 use crate::rng::{Purpose, Stream};
@@ -68,9 +68,9 @@ impl Guesses {
     ///
     /// # Errors
     /// Tokens that are not the model's, contradicting givens, too little memory, or a selection that model or plan do not offer.
-    pub fn begin(run: &mut Run<'_, '_>, tokens: &[u8], options: Options, memory: &mut [u8]) -> Result<Self, SolveError> {
+    pub fn begin(run: &mut impl Machine, tokens: &[u8], options: Options, memory: &mut [u8]) -> Result<Self, SolveError> {
         let options = Options { guesses: options.guesses.max(1), ..options };
-        let task = match run.network().view().header().task {
+        let task = match run.view().header().task {
             TaskKind::Sudoku(n) => Sudoku::new(usize::from(n)),
             TaskKind::Grid => None,
         };
@@ -108,7 +108,7 @@ impl Guesses {
     }
 
     /// The answer of the last segment in the orientation of the puzzle, `[S]`.
-    pub fn answer_now<'b>(&self, run: &Run<'_, '_>, memory: &'b mut [u8]) -> &'b [u8] {
+    pub fn answer_now<'b>(&self, run: &impl Machine, memory: &'b mut [u8]) -> &'b [u8] {
         let Some(Buffers { view, .. }) = Buffers::split(memory, self.tokens) else { return &[] };
         restore(self.symmetry.as_ref(), run.answer(), view);
         view
@@ -126,22 +126,36 @@ impl Guesses {
         memory: &mut [u8],
         segment: impl FnOnce(&mut Run<'a, 'm>) -> u16,
     ) -> Option<Event> {
-        if self.finished {
+        if !self.prepare(run, memory) {
             return None;
         }
-        let mut buffers = Buffers::split(memory, self.tokens)?;
-        let mut iteration = match self.iteration.take() {
-            Some(i) => i,
-            None => self.begin_guess(run, &mut buffers)?,
-        };
+        let changed = segment(run);
+        self.conclude(run, changed, memory)
+    }
+
+    /// Readies `run` for the next segment: the first half of [`Guesses::step`], for machines that run many puzzles at once. `false` once the
+    /// puzzle is finished.
+    pub fn prepare(&mut self, run: &mut impl Machine, memory: &mut [u8]) -> bool {
+        let Some(mut buffers) = Buffers::split(memory, self.tokens).filter(|_| !self.finished) else { return false };
+        if self.iteration.is_none() {
+            self.iteration = self.begin_guess(run, &mut buffers);
+        }
+        let Some(iteration) = &self.iteration else { return false };
         if self.options.noise > 0 {
             run.add_noise(self.options.seed, u64::from(self.guess), iteration.done(), self.options.noise);
         }
+        true
+    }
+
+    /// Judges the segment that `run` has done since [`Guesses::prepare`], which has changed so many cells of its answer: the other half.
+    pub fn conclude(&mut self, run: &impl Machine, changed: u16, memory: &mut [u8]) -> Option<Event> {
+        let mut buffers = Buffers::split(memory, self.tokens)?;
+        let mut iteration = self.iteration.take()?;
         let (task, symmetry, puzzle, view) = (self.task, &self.symmetry, &*buffers.puzzle, &mut *buffers.view);
         // Only `Select::Verify` lets the verifier stop a guess: the other selections must not profit from it.
         let by_verifier = self.options.select == Select::Verify;
         let mut valid = false;
-        let segment = iteration.next_by(run, segment, |answer| {
+        let segment = iteration.judge(run, changed, |answer| {
             restore(symmetry.as_ref(), answer, view);
             valid = task.is_some_and(|t| t.verify(puzzle, view).is_valid());
             valid && by_verifier
@@ -152,7 +166,7 @@ impl Guesses {
         match segment.halt {
             Some(halt) => {
                 self.halt = Some(halt);
-                let q_scale = run.network().view().heads().q_scale;
+                let q_scale = run.view().heads().q_scale;
                 self.end_guess(&segment, valid, q_scale, &mut buffers);
                 self.guess += 1;
                 let enough = (valid && by_verifier) || self.options.select == Select::First;
@@ -201,9 +215,9 @@ impl Guesses {
         chosen && self.task.is_some()
     }
 
-    fn begin_guess(&mut self, run: &mut Run<'_, '_>, buffers: &mut Buffers<'_>) -> Option<Iteration> {
+    fn begin_guess(&mut self, run: &mut impl Machine, buffers: &mut Buffers<'_>) -> Option<Iteration> {
         let Options { seed, perturb, policy, noise, .. } = self.options;
-        let c = *run.network().view().config();
+        let c = *run.view().config();
         let equivariant = c.fields > 1 && c.mixer == Mixer::GroupSum;
         let assume = self.assumes();
         let (starts, symmetries) = match perturb {
