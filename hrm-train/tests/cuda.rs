@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use hrm_core::format::{AlignedBytes, Kind, layout::params};
+use hrm_core::rng::{Purpose, Stream};
 use hrm_core::solve::Select;
-use hrm_core::testing::{configs, random_model, random_tokens, random_writer, sudoku_config};
+use hrm_core::testing::{configs, random_model, random_tokens, random_writer};
 use hrm_core::{Config, Kernel, Machine, ModelView, Network, Plan, Run, Start};
 use hrm_train::cuda::{Batched, Device, Gpu, LANES, Program, Slot, Starts, THREADS, compile};
 use hrm_train::data::{GeneratorOptions, PuzzleSet, Side, generate};
@@ -175,6 +176,46 @@ fn extreme(config: &Config, seed: u64) -> AlignedBytes {
     writer.finish().unwrap()
 }
 
+/// Vectors whose mean square makes the norm's root a power of two, or nearly: where its multiplier reaches its end. A model without products: each
+/// token class brings one vector, which only the norms change.
+fn norms(seed: u64) -> (AlignedBytes, Vec<Vec<u8>>) {
+    let (_, base) = structured().swap_remove(1);
+    let config = Config { tokens: 225, vocab: 226, channels: 64, inner: 4, groupings: 1, l_layers: 1, start: Start::Fixed, ..base };
+    let mut random = Stream::new(seed, Purpose::Start, 0);
+    let mut embed = Vec::new();
+    for class in 0..226i64 {
+        // floor(sum / 64) + 10 = 4^e + a little, e = 2 to 14.
+        let e = 2 + class % 13;
+        let mut left = 64 * (4i64.pow(e as u32) - 10 + class / 13 % 3) + 63;
+        for c in (1..=64).rev() {
+            let most = left.isqrt().min(32767);
+            // A few elements at the end take up what the others leave.
+            let x = if c > 5 { (i64::from(random.next_u32()) * 2 * (left / c).isqrt().min(16383)) >> 32 } else { most };
+            left -= x * x;
+            embed.push(if random.next_u32() % 2 == 0 { x } else { -x });
+        }
+        assert!(left < 64, "class {class}: {left} are left");
+    }
+    let mut writer = random_writer(&config, seed).unwrap();
+    let expected: Vec<_> = writer.expected().copied().collect();
+    for e in expected {
+        let count = e.dims[0] * e.dims[1];
+        let values = match e.kind {
+            Kind::Embed => embed.clone(),
+            Kind::Init | Kind::UpMult | Kind::DownMult => vec![0; count],
+            _ => continue,
+        };
+        writer.set(e.kind, usize::from(e.module), usize::from(e.layer), &values).unwrap();
+    }
+    (writer.finish().unwrap(), vec![(1..=225).collect()])
+}
+
+#[test]
+fn norms_at_powers_of_two() {
+    let (file, puzzles) = norms(1);
+    on_host("norms", &file, &puzzles, 1, (64, H100), &[]);
+}
+
 #[test]
 fn models_at_the_ends_of_all_ranges() {
     for (seed, (name, config)) in structured().iter().enumerate() {
@@ -183,16 +224,22 @@ fn models_at_the_ends_of_all_ranges() {
     }
 }
 
-#[test]
-fn sanitizers_find_nothing() {
-    for flags in [&["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"][..], &["-g", "-fsanitize=thread"]] {
-        for (name, config) in structured().iter().filter(|(name, _)| name != "wide") {
-            for shared in [H100, 0] {
-                let file = random_model(config, 3).unwrap();
-                on_host(&format!("{name}, {flags:?}"), &file, &random_puzzles(config, 2), 2, (24, shared), flags);
-            }
-        }
+/// Small models under a sanitizer, their regions in shared memory and in the arena in turns.
+fn sanitized(flags: &'static [&'static str]) {
+    for (i, (name, config)) in structured().iter().filter(|(name, _)| name != "wide").enumerate() {
+        let file = random_model(config, 3).unwrap();
+        on_host(&format!("{name}, {flags:?}"), &file, &random_puzzles(config, 2), 2, (24, [H100, 0][i % 2]), flags);
     }
+}
+
+#[test]
+fn no_thread_meets_another_without_a_barrier() {
+    sanitized(&["-g", "-fsanitize=thread"]);
+}
+
+#[test]
+fn no_access_is_out_of_bounds_and_no_operation_undefined() {
+    sanitized(&["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]);
 }
 
 #[test]
@@ -228,5 +275,62 @@ fn other_models_are_refused() {
             Ok(_) => assert!(name.starts_with("group-sum"), "{name}"),
             Err(error) => assert!(error.to_string().contains("structured cells (mixer group-sum), this model has mixer"), "{name}: {error}"),
         }
+    }
+}
+
+/// The compute capabilities that the kernels are compiled for here: A100, H100.
+const CAPABILITIES: [(i32, i32, usize); 2] = [(8, 0, A100), (9, 0, H100)];
+
+/// Compiles with NVRTC, then with ptxas: prints registers, shared memory and spills of the kernels, and fails if a thread has more registers than
+/// a block of this size can have, or if any is spilled. Needs `HRM_CUDA`, the folder of `cargo xtask test cuda`.
+#[test]
+fn nvrtc_and_ptxas_accept_the_source() {
+    let Some(tools) = std::env::var_os("HRM_CUDA") else {
+        println!("skipped: HRM_CUDA names no folder with NVRTC and ptxas (cargo xtask test cuda fetches them)");
+        return;
+    };
+    let folder = Path::new(&tools).join("ptx");
+    std::fs::create_dir_all(&folder).unwrap();
+    for size in [4, 6, 9] {
+        let file = shipped(size);
+        let view = ModelView::new_checked(file.as_slice()).unwrap();
+        for (major, minor, shared) in CAPABILITIES {
+            let program = Program::new(&view, THREADS, shared).unwrap();
+            let ptx = folder.join(format!("{size}-{major}{minor}.ptx"));
+            std::fs::write(&ptx, compile(&program, (major, minor)).unwrap().to_src()).unwrap();
+            let mut command = Command::new(Path::new(&tools).join("bin/ptxas"));
+            let output = command.arg("-v").arg(format!("-arch=sm_{major}{minor}")).arg(&ptx).arg("-o").arg(ptx.with_extension("cubin")).output();
+            let output = output.unwrap();
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{text}");
+            let told: Vec<&str> = text.lines().filter(|l| l.contains("Used ") || l.contains("spill")).map(str::trim).collect();
+            println!("{size}x{size}, sm_{major}{minor}, {} bytes of shared memory a block: {told:#?}", program.shared_bytes);
+            // Two kernels, two lines each.
+            assert_eq!(told.len(), 4, "{text}");
+            assert_eq!(told.iter().filter(|l| l.contains("0 bytes spill stores, 0 bytes spill loads")).count(), 2, "{text}");
+        }
+    }
+}
+
+/// Compares a model and its guesses on a real GPU with the core.
+#[test]
+fn a_gpu_agrees() {
+    for size in [4, 6, 9] {
+        let load = || Int8::load(&model_path(size), 5).unwrap();
+        let model = load();
+        let (mut gpu, program) = match Gpu::open("cuda:0", &model.view().unwrap()) {
+            Ok(opened) => opened,
+            Err(error) => {
+                println!("skipped: no CUDA device ({error:#})");
+                assert!(std::env::var_os("HRM_NEED_GPU").is_none(), "HRM_NEED_GPU is set, but there is no CUDA device: {error:#}");
+                return;
+            }
+        };
+        println!("on {}", gpu.name());
+        let set = puzzles(size, 40);
+        compare(&format!("{size}x{size} on a GPU"), &mut gpu, model.view().unwrap(), &program, &tokens_of(&set)[..8], 16);
+        let options = GuessOptions { guesses: 8, segments: 16, select: Select::Verify, seed: 5 };
+        let found = Batched::new(load(), program, &mut gpu).guess(&set, set.len(), options).unwrap();
+        assert_eq!(found, int8(&load(), &set, set.len(), options).unwrap());
     }
 }

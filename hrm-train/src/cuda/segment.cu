@@ -407,7 +407,7 @@ __device__ inline void residual(const Slot &s, u32 *result) {
 }
 
 // Block `b` runs a segment of slot `b` as `commands[b]` says, and writes all of `results[b]` but the hash.
-extern "C" __global__ void __launch_bounds__(HRM_THREADS)
+extern "C" __global__ void __launch_bounds__(HRM_THREADS, 1)
     segment(const int *image, const u32 *commands, unsigned char *arena, u32 *results) {
     const u32 *command = commands + blockIdx.x * COMMAND;
     u32 *result = results + blockIdx.x * RESULT;

@@ -21,8 +21,7 @@ static pthread_barrier_t barrier;
 #define __device__ static
 #define __global__
 #define __shared__
-#define __launch_bounds__(threads)
-#define __restrict__ __restrict
+#define __launch_bounds__(threads, blocks)
 
 static void __syncthreads() { pthread_barrier_wait(&barrier); }
 
