@@ -56,12 +56,7 @@ pub struct Guessed {
 
 impl From<Outcome<'_>> for Guessed {
     fn from(outcome: Outcome<'_>) -> Self {
-        Self {
-            answer: outcome.answer.map(<[u8]>::to_vec),
-            guesses: outcome.guesses,
-            segments: outcome.segments,
-            hash: Some(outcome.hash),
-        }
+        Self { answer: outcome.answer.map(<[u8]>::to_vec), guesses: outcome.guesses, segments: outcome.segments, hash: Some(outcome.hash) }
     }
 }
 

@@ -148,7 +148,9 @@ fn random_models_of_every_kind() {
 
 /// A model whose every number is at an end of its range: embeddings, starts, biases, multipliers, view multipliers, shifts.
 fn extreme(config: &Config, seed: u64) -> AlignedBytes {
-    let ends = |count: usize, low: i64, high: i64| (0..count).map(|i| if (i as u64 * 7 + seed).is_multiple_of(3) { low } else { high }).collect::<Vec<_>>();
+    let ends = |count: usize, low: i64, high: i64| {
+        (0..count).map(|i| if (i as u64 * 7 + seed).is_multiple_of(3) { low } else { high }).collect::<Vec<_>>()
+    };
     let mut writer = random_writer(config, seed).unwrap();
     let expected: Vec<_> = writer.expected().copied().collect();
     for e in expected {
@@ -192,7 +194,7 @@ fn norms(seed: u64) -> (AlignedBytes, Vec<Vec<u8>>) {
             // A few elements at the end take up what the others leave.
             let x = if c > 5 { (i64::from(random.next_u32()) * 2 * (left / c).isqrt().min(16383)) >> 32 } else { most };
             left -= x * x;
-            embed.push(if random.next_u32() % 2 == 0 { x } else { -x });
+            embed.push(if random.next_u32().is_multiple_of(2) { x } else { -x });
         }
         assert!(left < 64, "class {class}: {left} are left");
     }
@@ -253,14 +255,15 @@ fn guesses_and_passes_are_those_of_the_core() {
         for select in [Select::Verify, Select::Vote, Select::Q, Select::Residual, Select::First] {
             let options = GuessOptions { guesses, segments, select, seed: 5 };
             let expected = int8(&load(), &set, n, options).unwrap();
-            let found = Batched::new(load(), program.clone(), &mut device).guess(&set, n, options).unwrap();
+            let found = Batched::new(&load(), program.clone(), &mut device).guess(&set, n, options).unwrap();
             assert_eq!(found, expected, "{size}, {select:?}");
         }
         let (mut expected, mut found) = (Vec::new(), Vec::new());
         let inputs = &set.inputs[..n * set.sudoku.cells()];
         load().infer(inputs, 3, 0, &mut |s, answers, q| expected.push((s, answers.to_vec(), q.to_vec()))).unwrap();
-        let mut batched = Batched::new(load(), program.clone(), &mut device);
-        batched.infer(inputs, 3, 0, &mut |s, answers, q| found.push((s, answers.to_vec(), q.to_vec()))).unwrap();
+        Batched::new(&load(), program.clone(), &mut device)
+            .infer(inputs, 3, 0, &mut |s, answers, q| found.push((s, answers.to_vec(), q.to_vec())))
+            .unwrap();
         assert_eq!(found, expected, "{size}");
         device.end().unwrap();
     }
@@ -273,7 +276,9 @@ fn other_models_are_refused() {
         let made = Program::new(&ModelView::new_checked(file.as_slice()).unwrap(), THREADS, H100);
         match made {
             Ok(_) => assert!(name.starts_with("group-sum"), "{name}"),
-            Err(error) => assert!(error.to_string().contains("structured cells (mixer group-sum), this model has mixer"), "{name}: {error}"),
+            Err(error) => {
+                assert!(error.to_string().contains("structured cells (mixer group-sum), this model has mixer"), "{name}: {error}")
+            }
         }
     }
 }
@@ -299,7 +304,8 @@ fn nvrtc_and_ptxas_accept_the_source() {
             let ptx = folder.join(format!("{size}-{major}{minor}.ptx"));
             std::fs::write(&ptx, compile(&program, (major, minor)).unwrap().to_src()).unwrap();
             let mut command = Command::new(Path::new(&tools).join("bin/ptxas"));
-            let output = command.arg("-v").arg(format!("-arch=sm_{major}{minor}")).arg(&ptx).arg("-o").arg(ptx.with_extension("cubin")).output();
+            let output =
+                command.arg("-v").arg(format!("-arch=sm_{major}{minor}")).arg(&ptx).arg("-o").arg(ptx.with_extension("cubin")).output();
             let output = output.unwrap();
             let text = String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success(), "{text}");
@@ -316,8 +322,7 @@ fn nvrtc_and_ptxas_accept_the_source() {
 #[test]
 fn a_gpu_agrees() {
     for size in [4, 6, 9] {
-        let load = || Int8::load(&model_path(size), 5).unwrap();
-        let model = load();
+        let model = Int8::load(&model_path(size), 5).unwrap();
         let (mut gpu, program) = match Gpu::open("cuda:0", &model.view().unwrap()) {
             Ok(opened) => opened,
             Err(error) => {
@@ -330,7 +335,7 @@ fn a_gpu_agrees() {
         let set = puzzles(size, 40);
         compare(&format!("{size}x{size} on a GPU"), &mut gpu, model.view().unwrap(), &program, &tokens_of(&set)[..8], 16);
         let options = GuessOptions { guesses: 8, segments: 16, select: Select::Verify, seed: 5 };
-        let found = Batched::new(load(), program, &mut gpu).guess(&set, set.len(), options).unwrap();
-        assert_eq!(found, int8(&load(), &set, set.len(), options).unwrap());
+        let found = Batched::new(&model, program, &mut gpu).guess(&set, set.len(), options).unwrap();
+        assert_eq!(found, int8(&model, &set, set.len(), options).unwrap());
     }
 }

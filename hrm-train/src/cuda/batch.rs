@@ -146,14 +146,14 @@ impl Job for Pass<'_, '_> {
 
 /// An int8 model on a device: what [`Int8`] is on the CPU.
 pub struct Batched<'d> {
-    model: Int8,
+    model: &'d Int8,
     program: Program,
     device: &'d mut dyn Device,
 }
 
 impl<'d> Batched<'d> {
     /// `model`, whose `program` runs on `device`.
-    pub fn new(model: Int8, program: Program, device: &'d mut dyn Device) -> Self {
+    pub fn new(model: &'d Int8, program: Program, device: &'d mut dyn Device) -> Self {
         Self { model, program, device }
     }
 

@@ -19,6 +19,30 @@ pub use gpu::{Gpu, THREADS, compile};
 pub use image::{HASH_SHARED_BYTES, HASH_THREADS, Program, SOURCE};
 pub use slot::{Slot, Starts};
 
+use crate::evaluate_int8::Int8;
+
+/// Does `work` with `model` on the GPU named `device`, `cuda:N`.
+///
+/// # Errors
+/// This program is built without feature `cuda`; no driver, compiler, device or memory for it; a model of another kind; errors of `work`.
+#[cfg(feature = "cuda")]
+pub fn with<T>(model: &Int8, device: &str, work: impl FnOnce(&mut Batched<'_>) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let (mut gpu, program) = Gpu::open(device, &model.view()?)?;
+    eprintln!("int8 model on {device}, {}: {LANES} batches of {} puzzles", gpu.name(), gpu.slots());
+    work(&mut Batched::new(model, program, &mut gpu))
+}
+
+/// Fails: this program is built without feature `cuda`.
+///
+/// # Errors
+/// Always.
+#[cfg(not(feature = "cuda"))]
+pub fn with<T>(_: &Int8, device: &str, _: impl FnOnce(&mut Batched<'_>) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    anyhow::bail!(
+        "device `{device}` for an int8 model needs feature cuda: cargo run --release -p hrm-train --features cuda -- ..; without it --device cpu"
+    )
+}
+
 /// Batches in turns: while the device works on one, the host judges the other.
 pub const LANES: usize = 2;
 

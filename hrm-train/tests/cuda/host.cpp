@@ -10,6 +10,12 @@
 #include <pthread.h>
 #include <thread>
 #include <vector>
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#else
+#define __asan_poison_memory_region(from, bytes)
+#define __asan_unpoison_memory_region(from, bytes)
+#endif
 
 struct Dimension {
     unsigned x;
@@ -51,6 +57,8 @@ static bool read_all(void *to, size_t bytes) { return fread(to, 1, bytes, stdin)
 
 template <typename Kernel> static void launch(unsigned blocks, unsigned threads, size_t shared_bytes, Kernel kernel) {
     blockDim.x = threads;
+    __asan_unpoison_memory_region(shared, sizeof shared);
+    __asan_poison_memory_region((unsigned char *)shared + shared_bytes, sizeof shared - shared_bytes);
     pthread_barrier_init(&barrier, nullptr, threads);
     std::vector<std::thread> pool;
     for (unsigned t = 0; t < threads; t++)
