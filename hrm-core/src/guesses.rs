@@ -5,7 +5,8 @@ use crate::config::{Mixer, Start};
 use crate::format::TaskKind;
 use crate::iterate::{Halt, Iteration, Machine, Policy, Segment};
 use crate::memory::MemoryError;
-use crate::network::Run;
+use crate::network::{InputError, Run};
+use crate::parts::{Broken, OrBroken};
 use crate::rng::{Purpose, Stream};
 use crate::schedule;
 use crate::solve::{Event, Options, Outcome, Perturb, Select, SolveError};
@@ -115,42 +116,73 @@ impl Guesses {
     }
 
     /// Runs one segment; `None` once the puzzle is finished.
-    pub fn step(&mut self, run: &mut Run<'_, '_>, memory: &mut [u8]) -> Option<Event> {
+    ///
+    /// # Errors
+    /// As [`Run::segment`], or run or memory are not those of [`Guesses::begin`]; the puzzle is finished then, without an answer.
+    pub fn step(&mut self, run: &mut Run<'_, '_>, memory: &mut [u8]) -> Result<Option<Event>, Broken> {
         self.step_by(run, memory, Run::segment)
     }
 
     /// As [`Guesses::step`], with `segment` in place of [`Run::segment`]: see [`Run::segment_by`].
-    pub fn step_by<'a, 'm>(
+    ///
+    /// # Errors
+    /// Those of `segment`, and as [`Guesses::step`].
+    pub fn step_by<'a, 'm, E: From<Broken>>(
         &mut self,
         run: &mut Run<'a, 'm>,
         memory: &mut [u8],
-        segment: impl FnOnce(&mut Run<'a, 'm>) -> u16,
-    ) -> Option<Event> {
-        if !self.prepare(run, memory) {
-            return None;
+        segment: impl FnOnce(&mut Run<'a, 'm>) -> Result<u16, E>,
+    ) -> Result<Option<Event>, E> {
+        if !self.prepare(run, memory)? {
+            return Ok(None);
         }
-        let changed = segment(run);
-        self.conclude(run, changed, memory)
+        let changed = segment(run).inspect_err(|_| self.abandon())?;
+        Ok(Some(self.conclude(run, changed, memory)?))
     }
 
     /// Readies `run` for the next segment: the first half of [`Guesses::step`], for machines that run many puzzles at once. `false` once the
     /// puzzle is finished.
-    pub fn prepare(&mut self, run: &mut impl Machine, memory: &mut [u8]) -> bool {
-        let Some(mut buffers) = Buffers::split(memory, self.tokens).filter(|_| !self.finished) else { return false };
-        if self.iteration.is_none() {
-            self.iteration = self.begin_guess(run, &mut buffers);
+    ///
+    /// # Errors
+    /// As [`Guesses::step`].
+    pub fn prepare(&mut self, run: &mut impl Machine, memory: &mut [u8]) -> Result<bool, Broken> {
+        if self.finished {
+            return Ok(false);
         }
-        let Some(iteration) = &self.iteration else { return false };
-        if self.options.noise > 0 {
-            run.add_noise(self.options.seed, u64::from(self.guess), iteration.done(), self.options.noise);
-        }
-        true
+        let prepared = self.try_prepare(run, memory);
+        prepared.inspect_err(|_| self.abandon()).map(|()| true)
     }
 
     /// Judges the segment that `run` has done since [`Guesses::prepare`], which has changed so many cells of its answer: the other half.
-    pub fn conclude(&mut self, run: &impl Machine, changed: u16, memory: &mut [u8]) -> Option<Event> {
-        let mut buffers = Buffers::split(memory, self.tokens)?;
-        let mut iteration = self.iteration.take()?;
+    ///
+    /// # Errors
+    /// As [`Guesses::step`].
+    pub fn conclude(&mut self, run: &impl Machine, changed: u16, memory: &mut [u8]) -> Result<Event, Broken> {
+        let concluded = self.try_conclude(run, changed, memory);
+        concluded.inspect_err(|_| self.abandon())
+    }
+
+    /// Whatever the guesses before have answered: it is not trusted any more.
+    fn abandon(&mut self) {
+        (self.finished, self.score, self.verified, self.iteration) = (true, None, false, None);
+    }
+
+    fn try_prepare(&mut self, run: &mut impl Machine, memory: &mut [u8]) -> Result<(), Broken> {
+        let mut buffers = Buffers::split(memory, self.tokens).or_broken()?;
+        let iteration = match self.iteration.take() {
+            Some(i) => i,
+            None => self.begin_guess(run, &mut buffers)?,
+        };
+        if self.options.noise > 0 {
+            run.add_noise(self.options.seed, u64::from(self.guess), iteration.done(), self.options.noise);
+        }
+        self.iteration = Some(iteration);
+        Ok(())
+    }
+
+    fn try_conclude(&mut self, run: &impl Machine, changed: u16, memory: &mut [u8]) -> Result<Event, Broken> {
+        let mut buffers = Buffers::split(memory, self.tokens).or_broken()?;
+        let mut iteration = self.iteration.take().or_broken()?;
         let (task, symmetry, puzzle, view) = (self.task, &self.symmetry, &*buffers.puzzle, &mut *buffers.view);
         // Only `Select::Verify` lets the verifier stop a guess: the other selections must not profit from it.
         let by_verifier = self.options.select == Select::Verify;
@@ -159,8 +191,10 @@ impl Guesses {
             restore(symmetry.as_ref(), answer, view);
             valid = task.is_some_and(|t| t.verify(puzzle, view).is_valid());
             valid && by_verifier
-        })?;
-        self.segments += 1;
+        });
+        // A guess that has ended is never kept.
+        let segment = segment.or_broken()?;
+        self.segments = self.segments.saturating_add(1);
         self.hash = segment.hash;
         let guess = self.guess;
         match segment.halt {
@@ -174,7 +208,7 @@ impl Guesses {
             }
             None => self.iteration = Some(iteration),
         }
-        Some(Event { guess, segment, segments: self.segments, finished: self.finished })
+        Ok(Event { guess, segment, segments: self.segments, finished: self.finished })
     }
 
     /// Whether the last segment has been run.
@@ -215,7 +249,7 @@ impl Guesses {
         chosen && self.task.is_some()
     }
 
-    fn begin_guess(&mut self, run: &mut impl Machine, buffers: &mut Buffers<'_>) -> Option<Iteration> {
+    fn begin_guess(&mut self, run: &mut impl Machine, buffers: &mut Buffers<'_>) -> Result<Iteration, Broken> {
         let Options { seed, perturb, policy, noise, .. } = self.options;
         let c = *run.view().config();
         let equivariant = c.fields > 1 && c.mixer == Mixer::GroupSum;
@@ -238,7 +272,7 @@ impl Guesses {
         };
         let mut differs = starts;
         match (&self.symmetry, self.task) {
-            (Some(s), _) => s.apply(buffers.puzzle, buffers.view).ok()?,
+            (Some(s), _) => s.apply(buffers.puzzle, buffers.view).ok().or_broken()?,
             // `view` still holds the answer of the guess before.
             (None, Some(task)) if assume && guess > 0 => {
                 let some = schedule::assume(task, buffers.puzzle, buffers.view, Stream::new(seed, Purpose::Assumption, guess));
@@ -254,11 +288,14 @@ impl Guesses {
             ..policy
         };
         // The tokens were accepted before, and a symmetry maps tokens to tokens.
-        run.start(buffers.view, seed, if differs { guess } else { 0 }).ok()?;
+        run.start(buffers.view, seed, if differs { guess } else { 0 }).map_err(|e| match e {
+            InputError::Broken(broken) => broken,
+            _ => Broken::here(),
+        })?;
         if differs && guess > 0 && c.start == Start::Fixed {
             run.start_randomly(seed, guess);
         }
-        Some(Iteration::new(policy, run))
+        Ok(Iteration::new(policy, run))
     }
 
     /// Weighs the answer in `buffers.view`, which the verifier has just seen.

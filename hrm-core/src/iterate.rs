@@ -2,6 +2,7 @@
 
 use crate::format::ModelView;
 use crate::network::{InputError, Residual, Run};
+use crate::parts::Broken;
 use crate::schedule::Depth;
 
 /// A puzzle under way, wherever its carry is: a [`Run`] in this memory, or one whose segments an accelerator computes. What the methods
@@ -166,22 +167,31 @@ impl Iteration {
 
     /// Runs one segment, unless the policy has stopped the guess. `verify` judges the answer, `[S]` tokens; pass `|_| false` for tasks
     /// without a verifier.
-    pub fn next(&mut self, run: &mut Run<'_, '_>, verify: impl FnOnce(&[u8]) -> bool) -> Option<Segment> {
+    ///
+    /// # Errors
+    /// As [`Run::segment`]; the guess has ended without an answer.
+    pub fn next(&mut self, run: &mut Run<'_, '_>, verify: impl FnOnce(&[u8]) -> bool) -> Result<Option<Segment>, Broken> {
         self.next_by(run, Run::segment, verify)
     }
 
     /// As [`Iteration::next`], with `segment` in place of [`Run::segment`]: see [`Run::segment_by`].
-    pub fn next_by<'a, 'm>(
+    ///
+    /// # Errors
+    /// Those of `segment`, as in [`Iteration::next`].
+    pub fn next_by<'a, 'm, E>(
         &mut self,
         run: &mut Run<'a, 'm>,
-        segment: impl FnOnce(&mut Run<'a, 'm>) -> u16,
+        segment: impl FnOnce(&mut Run<'a, 'm>) -> Result<u16, E>,
         verify: impl FnOnce(&[u8]) -> bool,
-    ) -> Option<Segment> {
+    ) -> Result<Option<Segment>, E> {
         if self.halted {
-            return None;
+            return Ok(None);
         }
-        let changed = segment(run);
-        self.judge(run, changed, verify)
+        // What fails has ended.
+        self.halted = true;
+        let changed = segment(run)?;
+        self.halted = false;
+        Ok(self.judge(run, changed, verify))
     }
 
     /// Counts a segment that `run` has just done and that has changed so many cells of the answer: what [`Iteration::next`] does after it.
@@ -189,7 +199,7 @@ impl Iteration {
         if self.halted {
             return None;
         }
-        self.done += 1;
+        self.done = self.done.saturating_add(1);
         let hash = run.hash();
         self.unchanged = if changed == 0 { self.unchanged.saturating_add(1) } else { 0 };
         let verified = verify(run.answer());

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, ensure};
-use hrm_core::Machine as _;
 use hrm_core::solve::Guesses;
+use hrm_core::{Broken, Machine as _};
 use rayon::prelude::*;
 
 use super::{Device, LANES, Program, Slot, Starts};
@@ -19,10 +19,16 @@ pub trait Job: Send {
     type Output: Send;
 
     /// The command for the next segment; `None` once the puzzle is done.
-    fn next(&mut self) -> Option<&[u32]>;
+    ///
+    /// # Errors
+    /// The network is broken.
+    fn next(&mut self) -> Result<Option<&[u32]>, Broken>;
 
     /// Takes in the result of that segment.
-    fn take(&mut self, result: &[u32]);
+    ///
+    /// # Errors
+    /// As [`Job::next`].
+    fn take(&mut self, result: &[u32]) -> Result<(), Broken>;
 
     /// What came out.
     fn finish(self) -> Self::Output;
@@ -31,7 +37,7 @@ pub trait Job: Send {
 /// Does `count` jobs; `begin` makes them by number. The outputs are in the order of the numbers and do not depend on the number of slots.
 ///
 /// # Errors
-/// The device fails, or the first error of `begin`.
+/// The device fails, or the first error of `begin` or of a job.
 pub fn drive<J: Job>(
     device: &mut dyn Device,
     program: &Program,
@@ -76,11 +82,11 @@ fn step<J: Job>(
 ) -> anyhow::Result<Vec<(usize, J::Output)>> {
     let mut done = Vec::new();
     if let Some((_, job)) = slot {
-        job.take(result);
+        job.take(result)?;
     }
     loop {
         if let Some((number, mut job)) = slot.take() {
-            if let Some(next) = job.next() {
+            if let Some(next) = job.next()? {
                 command.copy_from_slice(next);
                 *slot = Some((number, job));
                 return Ok(done);
@@ -106,13 +112,13 @@ struct Guessing<'s, 'm> {
 impl Job for Guessing<'_, '_> {
     type Output = Guessed;
 
-    fn next(&mut self) -> Option<&[u32]> {
-        self.guesses.prepare(&mut self.slot, &mut self.memory).then(|| self.slot.command())
+    fn next(&mut self) -> Result<Option<&[u32]>, Broken> {
+        Ok(self.guesses.prepare(&mut self.slot, &mut self.memory)?.then(|| self.slot.command()))
     }
 
-    fn take(&mut self, result: &[u32]) {
+    fn take(&mut self, result: &[u32]) -> Result<(), Broken> {
         let changed = self.slot.take(result);
-        self.guesses.conclude(&self.slot, changed, &mut self.memory);
+        self.guesses.conclude(&self.slot, changed, &mut self.memory).map(|_| ())
     }
 
     fn finish(self) -> Guessed {
@@ -130,13 +136,14 @@ struct Pass<'s, 'm> {
 impl Job for Pass<'_, '_> {
     type Output = Vec<(Vec<u8>, i32)>;
 
-    fn next(&mut self) -> Option<&[u32]> {
-        (self.seen.len() < self.segments).then(|| self.slot.command())
+    fn next(&mut self) -> Result<Option<&[u32]>, Broken> {
+        Ok((self.seen.len() < self.segments).then(|| self.slot.command()))
     }
 
-    fn take(&mut self, result: &[u32]) {
+    fn take(&mut self, result: &[u32]) -> Result<(), Broken> {
         self.slot.take(result);
         self.seen.push((self.slot.answer().to_vec(), self.slot.q().0));
+        Ok(())
     }
 
     fn finish(self) -> Self::Output {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use hrm_core::rng::{Purpose, Stream};
-use hrm_core::{InputError, Machine, ModelView, Network, Plan, Residual, Run, Start};
+use hrm_core::{Broken, InputError, Machine, ModelView, Network, Plan, Residual, Run, Start};
 
 use super::image::{COMMAND_TOKENS, RESULT_ANSWER};
 
@@ -131,10 +131,9 @@ impl Machine for Slot<'_, '_> {
         for (word, four) in self.command[COMMAND_TOKENS..].iter_mut().zip(tokens.chunks(4)) {
             *word = four.iter().rev().fold(0, |word, &t| word << 8 | u32::from(t));
         }
-        if let Some(started) = self.starts.get(seed, guess, false) {
-            (self.hash, self.q) = (started.hash, started.q);
-            self.answer.clone_from(&started.answer);
-        }
+        let started = self.starts.get(seed, guess, false).ok_or(InputError::Broken(Broken::here()))?;
+        (self.hash, self.q) = (started.hash, started.q);
+        self.answer.clone_from(&started.answer);
         Ok(())
     }
 
