@@ -223,7 +223,7 @@ __device__ inline void multiply_sums(const Slot &s, const int *image, const int 
     __syncthreads();
 }
 
-// Hidden values of units `first..first + UNITS` for all rows; those behind INNER are zero.
+// Hidden values of units `first..first + UNITS` for all rows; those behind INNER are zero, as their weights, multipliers and biases are.
 __device__ inline void hide(const Slot &s, const int *image, const int *block, int first) {
     const int *index = image + HRM_INDEX_AT;
     int up_shift = block[UP_SHIFT], gate_shift = block[GATE_SHIFT];
@@ -245,7 +245,7 @@ __device__ inline void hide(const Slot &s, const int *image, const int *block, i
             }
             int gate = silu(requant(acc[m][0], up_shift, mult[0]), gate_shift, s.table);
             int value = sat8((gate * requant(acc[m][1], up_shift, mult[INNER_PADDED]) + (1 << 14)) >> 15);
-            if (start + m < ROWS) ((signed char *)s.hidden)[row[m] * 4 * HIDDEN_WORDS + unit] = (signed char)(unit < INNER ? value : 0);
+            if (start + m < ROWS) ((signed char *)s.hidden)[row[m] * 4 * HIDDEN_WORDS + unit] = (signed char)value;
         }
     }
     __syncthreads();
