@@ -651,12 +651,6 @@ impl<'a, 'm> Run<'a, 'm> {
         self.q
     }
 
-    /// Whether the Q head says halt: `q_halt > q_continue`, or `q_halt > 0` without a continue output.
-    #[must_use]
-    pub const fn q_says_halt(&self) -> bool {
-        self.q.0 > self.q.1
-    }
-
     /// Change of z_H over the last segment, if the plan keeps it.
     #[must_use]
     pub fn residual(&self) -> Option<Residual> {

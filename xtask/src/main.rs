@@ -9,6 +9,7 @@ mod boards;
 mod budgets;
 mod callgrind;
 mod cargo;
+mod cuda;
 mod devices;
 mod figures;
 mod fuzz;
