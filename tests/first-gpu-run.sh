@@ -1,9 +1,9 @@
 #!/bin/sh
 # The first run of the CUDA kernels on a GPU: are they the core, and how fast are they?
 #
-#     docs/first-gpu-run.sh                      in the root of the repository, on a machine with an NVIDIA GPU
-#     PUZZLES=FILE.csv N=10000 docs/first-gpu-run.sh    with other puzzles, or more of them
-#     DEVICE=cpu N=20 docs/first-gpu-run.sh      tries the script itself where there is none
+#     tests/first-gpu-run.sh                      in the root of the repository, on a machine with an NVIDIA GPU
+#     PUZZLES=FILE.csv N=10000 tests/first-gpu-run.sh    with other puzzles, or more of them
+#     DEVICE=cpu N=20 tests/first-gpu-run.sh      tries the script itself where there is none
 #
 # Wanted: the tests pass and none says "skipped"; both comparisons print "equal". Anything else is a fault of the kernels or of the compiler: the
 # first line that differs names the puzzle (`index`, from 0); `cargo test .. a_gpu_agrees` then names the segment and the first value that differs.
