@@ -22,7 +22,7 @@ if [ "$DEVICE" != cpu ]; then
 fi
 if [ -z "${PUZZLES:-}" ]; then
     PUZZLES=$OUT/puzzles.csv
-    "$train" data generate --size 9 --n "$N" --seed 77 --side test --out "$PUZZLES"
+    "$train" data generate --size 9 --n "$N" --seed 77 --side test --hard --out "$PUZZLES"
 fi
 
 # compare NAME ARGUMENTS: the same evaluation on the CPU and on the device; what both write must not differ.
