@@ -161,7 +161,9 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions, group: &Rc<
     let (mut reset, mut identifiers) = (vec![false; t.batch], vec![0; t.batch]);
     let supervision = config.supervision();
     let mut weights = Vec::new();
-    for (b, row) in run.rows.iter().enumerate().filter(|(b, row)| !row.halted && own.contains(b)) {
+    // Other ranks' puzzles are not needed, but for their places in the table of puzzle embeddings, whose rows all ranks step together.
+    let drawn = |b: usize| own.contains(&b) || config.model.identifiers > 1;
+    for (b, row) in run.rows.iter().enumerate().filter(|(b, row)| !row.halted && drawn(*b)) {
         identifiers[b] = sampler.draw(row.draw, &mut inputs[b * tokens..][..tokens], &mut labels[b * tokens..][..tokens])?;
     }
 
@@ -186,7 +188,7 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions, group: &Rc<
             if row.halted {
                 *row = Row { draw: run.draws, steps: 0, min_steps: min_steps(config, run.draws), halted: false };
                 run.draws += 1;
-                if own.contains(&b) || config.model.identifiers > 1 {
+                if drawn(b) {
                     identifiers[b] = sampler.draw(row.draw, &mut inputs[b * tokens..][..tokens], &mut labels[b * tokens..][..tokens])?;
                 }
             }
