@@ -49,7 +49,13 @@ pub const fn block_macs(c: &Config, groups: GroupFacts, schedule: Schedule) -> u
     };
     let mixing = match c.mixer {
         Mixer::Attention => 4 * rows * ch * ch + 2 * rows * rows * ch,
-        Mixer::GroupAttention => 4 * rows * ch * ch + 2 * groups.pairs * (ch / c.heads as u64),
+        Mixer::GroupAttention => {
+            let width = match ch.checked_div(c.heads as u64) {
+                Some(width) => width,
+                None => 0,
+            };
+            4 * rows * ch * ch + 2 * groups.pairs * width
+        }
         Mixer::TokenMlp => 3 * ch * rows * c.token_inner as u64,
         Mixer::GroupSum => 0,
     };

@@ -5,7 +5,8 @@ use crate::config::{Mixer, Start};
 use crate::format::TaskKind;
 use crate::iterate::{Halt, Iteration, Policy, Segment};
 use crate::memory::MemoryError;
-use crate::network::Run;
+use crate::network::{InputError, Run};
+use crate::parts::{Broken, OrBroken};
 use crate::rng::{Purpose, Stream};
 use crate::schedule;
 use crate::solve::{Event, Options, Outcome, Perturb, Select, SolveError};
@@ -115,21 +116,41 @@ impl Guesses {
     }
 
     /// Runs one segment; `None` once the puzzle is finished.
-    pub fn step(&mut self, run: &mut Run<'_, '_>, memory: &mut [u8]) -> Option<Event> {
+    ///
+    /// # Errors
+    /// As [`Run::segment`], or run or memory are not those of [`Guesses::begin`]; the puzzle is finished then, without an answer.
+    pub fn step(&mut self, run: &mut Run<'_, '_>, memory: &mut [u8]) -> Result<Option<Event>, Broken> {
         self.step_by(run, memory, Run::segment)
     }
 
     /// As [`Guesses::step`], with `segment` in place of [`Run::segment`]: see [`Run::segment_by`].
-    pub fn step_by<'a, 'm>(
+    ///
+    /// # Errors
+    /// Those of `segment`, and as [`Guesses::step`].
+    pub fn step_by<'a, 'm, E: From<Broken>>(
         &mut self,
         run: &mut Run<'a, 'm>,
         memory: &mut [u8],
-        segment: impl FnOnce(&mut Run<'a, 'm>) -> u16,
-    ) -> Option<Event> {
+        segment: impl FnOnce(&mut Run<'a, 'm>) -> Result<u16, E>,
+    ) -> Result<Option<Event>, E> {
         if self.finished {
-            return None;
+            return Ok(None);
         }
-        let mut buffers = Buffers::split(memory, self.tokens)?;
+        let stepped = self.try_step(run, memory, segment);
+        if stepped.is_err() {
+            // Whatever the guesses before have answered: it is not trusted any more.
+            (self.finished, self.score, self.verified) = (true, None, false);
+        }
+        stepped.map(Some)
+    }
+
+    fn try_step<'a, 'm, E: From<Broken>>(
+        &mut self,
+        run: &mut Run<'a, 'm>,
+        memory: &mut [u8],
+        segment: impl FnOnce(&mut Run<'a, 'm>) -> Result<u16, E>,
+    ) -> Result<Event, E> {
+        let mut buffers = Buffers::split(memory, self.tokens).or_broken()?;
         let mut iteration = match self.iteration.take() {
             Some(i) => i,
             None => self.begin_guess(run, &mut buffers)?,
@@ -146,7 +167,9 @@ impl Guesses {
             valid = task.is_some_and(|t| t.verify(puzzle, view).is_valid());
             valid && by_verifier
         })?;
-        self.segments += 1;
+        // A guess that has ended is never kept.
+        let segment = segment.or_broken()?;
+        self.segments = self.segments.saturating_add(1);
         self.hash = segment.hash;
         let guess = self.guess;
         match segment.halt {
@@ -160,7 +183,7 @@ impl Guesses {
             }
             None => self.iteration = Some(iteration),
         }
-        Some(Event { guess, segment, segments: self.segments, finished: self.finished })
+        Ok(Event { guess, segment, segments: self.segments, finished: self.finished })
     }
 
     /// Whether the last segment has been run.
@@ -201,7 +224,7 @@ impl Guesses {
         chosen && self.task.is_some()
     }
 
-    fn begin_guess(&mut self, run: &mut Run<'_, '_>, buffers: &mut Buffers<'_>) -> Option<Iteration> {
+    fn begin_guess(&mut self, run: &mut Run<'_, '_>, buffers: &mut Buffers<'_>) -> Result<Iteration, Broken> {
         let Options { seed, perturb, policy, noise, .. } = self.options;
         let c = *run.network().view().config();
         let equivariant = c.fields > 1 && c.mixer == Mixer::GroupSum;
@@ -224,7 +247,7 @@ impl Guesses {
         };
         let mut differs = starts;
         match (&self.symmetry, self.task) {
-            (Some(s), _) => s.apply(buffers.puzzle, buffers.view).ok()?,
+            (Some(s), _) => s.apply(buffers.puzzle, buffers.view).ok().or_broken()?,
             // `view` still holds the answer of the guess before.
             (None, Some(task)) if assume && guess > 0 => {
                 let some = schedule::assume(task, buffers.puzzle, buffers.view, Stream::new(seed, Purpose::Assumption, guess));
@@ -240,11 +263,14 @@ impl Guesses {
             ..policy
         };
         // The tokens were accepted before, and a symmetry maps tokens to tokens.
-        run.start(buffers.view, seed, if differs { guess } else { 0 }).ok()?;
+        run.start(buffers.view, seed, if differs { guess } else { 0 }).map_err(|e| match e {
+            InputError::Broken(broken) => broken,
+            _ => Broken::here(),
+        })?;
         if differs && guess > 0 && c.start == Start::Fixed {
             run.start_randomly(seed, guess);
         }
-        Some(Iteration::new(policy, run))
+        Ok(Iteration::new(policy, run))
     }
 
     /// Weighs the answer in `buffers.view`, which the verifier has just seen.

@@ -1,6 +1,7 @@
 //! The fixed-point iteration, one segment at a time, driven by the caller: firmware can feed a watchdog or yield between segments.
 
 use crate::network::{Residual, Run};
+use crate::parts::Broken;
 use crate::schedule::Depth;
 
 /// When to stop a guess. Conditions are looked at after every segment, in the order of [`Halt`].
@@ -95,22 +96,30 @@ impl Iteration {
 
     /// Runs one segment, unless the policy has stopped the guess. `verify` judges the answer, `[S]` tokens; pass `|_| false` for tasks
     /// without a verifier.
-    pub fn next(&mut self, run: &mut Run<'_, '_>, verify: impl FnOnce(&[u8]) -> bool) -> Option<Segment> {
+    ///
+    /// # Errors
+    /// As [`Run::segment`]; the guess has ended without an answer.
+    pub fn next(&mut self, run: &mut Run<'_, '_>, verify: impl FnOnce(&[u8]) -> bool) -> Result<Option<Segment>, Broken> {
         self.next_by(run, Run::segment, verify)
     }
 
     /// As [`Iteration::next`], with `segment` in place of [`Run::segment`]: see [`Run::segment_by`].
-    pub fn next_by<'a, 'm>(
+    ///
+    /// # Errors
+    /// Those of `segment`, as in [`Iteration::next`].
+    pub fn next_by<'a, 'm, E>(
         &mut self,
         run: &mut Run<'a, 'm>,
-        segment: impl FnOnce(&mut Run<'a, 'm>) -> u16,
+        segment: impl FnOnce(&mut Run<'a, 'm>) -> Result<u16, E>,
         verify: impl FnOnce(&[u8]) -> bool,
-    ) -> Option<Segment> {
+    ) -> Result<Option<Segment>, E> {
         if self.halted {
-            return None;
+            return Ok(None);
         }
-        let changed = segment(run);
-        self.done += 1;
+        // What fails has ended.
+        self.halted = true;
+        let changed = segment(run)?;
+        self.done = self.done.saturating_add(1);
         let hash = run.hash();
         self.unchanged = if changed == 0 { self.unchanged.saturating_add(1) } else { 0 };
         let verified = verify(run.answer());
@@ -127,7 +136,7 @@ impl Iteration {
         };
         self.history[usize::from(self.done) % HISTORY] = hash;
         self.halted = halt.is_some();
-        Some(Segment { index: self.done, changed, q: run.q(), residual: run.residual(), hash, verified, halt })
+        Ok(Some(Segment { index: self.done, changed, q: run.q(), residual: run.residual(), hash, verified, halt }))
     }
 
     /// Segments run so far.

@@ -1,9 +1,13 @@
 //! The sublayers: integer stream in, integer stream out, in place.
 
+use core::num::NonZeroUsize;
+use core::ops::Range;
+
 use crate::format::{Attention, GatedMlp, Matrix};
 use crate::kernels::{Bases, Columns, GroupInputs, Kernel, Mlp, MlpScratch, Requant, reference};
 use crate::lean::{self, Caching, Rows};
 use crate::memory::Schedule;
+use crate::parts::{Broken, OrBroken, Parts, holds};
 
 /// Scratch shared by all sublayers, carved from the arena.
 #[derive(Debug)]
@@ -46,24 +50,43 @@ pub(crate) struct Groups<'m> {
     /// Whether the fields of a token are one row.
     pub merged: [bool; 8],
     pub fields: usize,
+    /// Group rows of all groupings.
+    pub rows: usize,
 }
 
 impl Groups<'_> {
     /// Stacked group row of (`token`, `field`) in grouping `g`.
     #[inline]
-    pub(crate) fn row(&self, g: usize, token: usize, field: usize) -> usize {
-        let id = usize::from(self.ids[g][token]);
-        self.starts[g] + if self.merged[g] { id } else { id * self.fields + field }
+    pub(crate) fn row(&self, g: usize, token: usize, field: usize) -> Result<usize, Broken> {
+        let id = usize::from(*self.ids(g)?.part(token)?);
+        Ok(*self.starts.part(g)? + if self.merges(g)? { id } else { id * self.fields + field })
+    }
+
+    /// Group id of each token in grouping `g`.
+    #[inline]
+    pub(crate) fn ids(&self, g: usize) -> Result<&[u16], Broken> {
+        self.ids.part(g).copied()
+    }
+
+    /// Whether grouping `g` takes the fields of a token as one row.
+    #[inline]
+    pub(crate) fn merges(&self, g: usize) -> Result<bool, Broken> {
+        self.merged.part(g).copied()
     }
 
     /// Group rows of one group of grouping `g` while `fields` fields are looked at.
-    pub(crate) fn rows_of(&self, g: usize, fields: usize) -> usize {
-        if self.merged[g] { 1 } else { fields }
+    pub(crate) fn rows_of(&self, g: usize, fields: usize) -> Result<usize, Broken> {
+        Ok(if self.merges(g)? { 1 } else { fields })
     }
 
-    /// Group rows of all groupings.
-    pub(crate) const fn rows(&self) -> usize {
-        self.starts[self.count]
+    /// The stacked group rows of grouping `g`.
+    pub(crate) fn range(&self, g: usize) -> Result<Range<usize>, Broken> {
+        Ok(*self.starts.part(g)?..*self.starts.part(g + 1)?)
+    }
+
+    /// Tokens of the puzzle.
+    pub(crate) const fn tokens(&self) -> usize {
+        self.ids[0].len()
     }
 }
 
@@ -74,9 +97,9 @@ pub(crate) struct Packed<'a> {
 }
 
 impl<'a> Packed<'a> {
-    /// Columns `first..first + k` of `m` with their packed form.
+    /// Columns `first..first + k` of `m` with their packed form, which is empty where there are no packed weights.
     pub(crate) fn columns(&mut self, m: &Matrix<'a>, first: usize, k: usize) -> Columns<'a> {
-        let (front, rest) = self.words.split_at(self.kernel.packed_words(m.n, k).min(self.words.len()));
+        let (front, rest) = self.words.split_at_checked(self.kernel.packed_words(m.n, k)).unwrap_or_default();
         self.words = rest;
         Columns::new(m.weights, m.n, first, k, front)
     }
@@ -94,24 +117,28 @@ pub(crate) fn gated_mlp<'m>(
     groups: Option<&Groups<'_>>,
     s: &mut Scratch<'_>,
     p: &mut Packed<'m>,
-) {
+) -> Result<(), Broken> {
     let kernel = p.kernel;
     let (wide, inner) = (mlp.up.n, mlp.up.n / 2);
     let g_count = groups.map_or(0, |g| g.count);
     let own = p.columns(&mlp.up, 0, width);
     let mut of_sums = [own; 8];
-    for (g, columns) in of_sums[..g_count].iter_mut().enumerate() {
+    let of_sums = of_sums.part_mut(..g_count)?;
+    for (g, columns) in of_sums.iter_mut().enumerate() {
         *columns = p.columns(&mlp.up, (1 + g) * width, width);
     }
     let down = p.columns(&mlp.down, 0, inner);
-    let inputs = groups.map(|groups| GroupInputs {
-        columns: &of_sums[..g_count],
-        m: &mlp.m_group,
-        starts: &groups.starts[..=g_count],
-        index: s.index,
-        members: s.members,
-        ends: s.ends,
-    });
+    let inputs = match groups {
+        Some(groups) => Some(GroupInputs {
+            columns: of_sums,
+            m: &mlp.m_group,
+            starts: groups.starts.part(..=g_count)?,
+            index: s.index,
+            members: s.members,
+            ends: s.ends,
+        }),
+        None => None,
+    };
     let (up_scale, down_scale) = (requant(&mlp.up), requant(&mlp.down));
     let (gate_shift, residual_shift) = (mlp.gate_shift, mlp.residual_shift);
     let whole = Mlp { own, up_scale, down, down_scale, m_in: mlp.m_in, gate_shift, residual_shift, groups: inputs };
@@ -119,57 +146,74 @@ pub(crate) fn gated_mlp<'m>(
     let mut scratch = MlpScratch { view, sum_views, table: s.bases, hidden: s.tile_hidden, delta: s.tile_delta };
     // Without sums the rows are independent: a tile at a time finds its values in the cache.
     let together = if g_count > 0 { x.len() } else { s.tile * width };
+    let tile = s.tile * width;
+    holds(together > 0 && tile > 0)?;
+    let columns = NonZeroUsize::new(width).or_broken()?;
     let mut tiles = x.chunks_mut(together);
     if tiles.all(|x| kernel.gated_mlp(&whole, x, &mut scratch)) {
-        return;
+        return Ok(());
     }
-    kernel.view8(x, mlp.m_in, &mut s.view[..x.len()]);
+    let view = s.view.part_mut(..x.len())?;
+    kernel.view8(x, mlp.m_in, view)?;
     if let Some(groups) = groups {
         s.sums.fill(0);
-        kernel.group_sums(&s.view[..x.len()], width, s.index, g_count, s.sums);
-        for (g, columns) in of_sums[..g_count].iter().enumerate() {
-            let (from, to) = (groups.starts[g], groups.starts[g + 1]);
-            let views = &mut s.sum_views[from * width..to * width];
-            kernel.view8(&s.sums[from * width..to * width], mlp.m_group[g], views);
-            kernel.accumulate(views, columns, &mut s.bases[from * wide..to * wide]);
+        kernel.group_sums(view, width, s.index, g_count, s.sums)?;
+        for (g, (weights, &m)) in of_sums.iter().zip(&mlp.m_group).enumerate() {
+            let Range { start, end } = groups.range(g)?;
+            let views = s.sum_views.part_mut(start * width..end * width)?;
+            kernel.view8(s.sums.part(start * width..end * width)?, m, views)?;
+            kernel.accumulate(views, weights, s.bases.part_mut(start * wide..end * wide)?)?;
         }
     }
-    for (t, x) in x.chunks_mut(s.tile * width).enumerate() {
-        let (first, rows) = (t * s.tile, x.len() / width);
-        let view = &s.view[first * width..(first + rows) * width];
-        let index = &s.index[first * g_count..(first + rows) * g_count];
+    for (t, x) in x.chunks_mut(tile).enumerate() {
+        let (first, rows) = (t * s.tile, x.len() / columns);
+        let view = s.view.part(first * width..(first + rows) * width)?;
+        let index = s.index.part(first * g_count..(first + rows) * g_count)?;
         let bases = (g_count > 0).then_some(Bases { table: s.bases, index, groupings: g_count });
-        let (gate_up, hidden) = (&mut s.tile_wide[..rows * wide], &mut s.tile_hidden[..rows * inner]);
-        kernel.gated(view, &own, &requant(&mlp.up), bases.as_ref(), mlp.gate_shift, gate_up, hidden);
-        let delta = &mut s.tile_delta[..rows * width];
-        kernel.project(hidden, &down, &requant(&mlp.down), None, delta);
+        let (gate_up, hidden) = (s.tile_wide.part_mut(..rows * wide)?, s.tile_hidden.part_mut(..rows * inner)?);
+        kernel.gated(view, &own, &requant(&mlp.up), bases.as_ref(), mlp.gate_shift, gate_up, hidden)?;
+        let delta = s.tile_delta.part_mut(..rows * width)?;
+        kernel.project(hidden, &down, &requant(&mlp.down), None, delta)?;
         kernel.scale_down(x, mlp.residual_shift);
-        kernel.add_norm(x, delta, width);
+        kernel.add_norm(x, delta, width)?;
     }
+    Ok(())
 }
 
 /// Gated MLP over the tokens: the same sublayer on the transposed stream.
-pub(crate) fn token_mlp<'m>(mlp: &GatedMlp<'m>, x: &mut [i16], channels: usize, s: &mut Scratch<'_>, p: &mut Packed<'m>) {
-    let rows = x.len() / channels;
+pub(crate) fn token_mlp<'m>(
+    mlp: &GatedMlp<'m>,
+    x: &mut [i16],
+    channels: usize,
+    s: &mut Scratch<'_>,
+    p: &mut Packed<'m>,
+) -> Result<(), Broken> {
+    let rows = x.rows(channels)?.len();
     // Taken out for the call: the sublayer uses the other regions.
     let transposed = core::mem::take(&mut s.transposed);
-    transpose(x, channels, transposed);
-    match s.schedule {
-        Schedule::Cached => gated_mlp(mlp, transposed, rows, None, s, p),
-        Schedule::Lean => lean::gated_mlp(mlp, &mut Rows::whole(transposed, rows), None, s, p),
-    }
-    transpose(transposed, rows, x);
+    let mut over_tokens = || {
+        transpose(x, channels, transposed)?;
+        match s.schedule {
+            Schedule::Cached => gated_mlp(mlp, transposed, rows, None, s, p)?,
+            Schedule::Lean => lean::gated_mlp(mlp, &mut Rows::new(transposed, &mut [], rows)?, None, s, p)?,
+        }
+        transpose(transposed, rows, x)
+    };
+    let done = over_tokens();
     s.transposed = transposed;
+    done
 }
 
 /// `[n, width]` to `[width, n]`.
-fn transpose(from: &[i16], width: usize, to: &mut [i16]) {
-    let n = from.len() / width;
-    for (r, row) in from.chunks_exact(width).enumerate() {
+fn transpose(from: &[i16], width: usize, to: &mut [i16]) -> Result<(), Broken> {
+    let rows = from.rows(width)?;
+    let n = rows.len();
+    for (r, row) in rows.enumerate() {
         for (c, &v) in row.iter().enumerate() {
-            to[c * n + r] = v;
+            *to.part_mut(c * n + r)? = v;
         }
     }
+    Ok(())
 }
 
 /// What attention needs beside its weights.
@@ -183,58 +227,77 @@ pub(crate) struct AttentionShape<'a> {
 }
 
 /// Attention on the rows of `x` (`[R, C]`).
-pub(crate) fn attention<'m>(a: &Attention<'m>, x: &mut [i16], shape: &AttentionShape<'_>, s: &mut Scratch<'_>, p: &mut Packed<'m>) {
+pub(crate) fn attention<'m>(
+    a: &Attention<'m>,
+    x: &mut [i16],
+    shape: &AttentionShape<'_>,
+    s: &mut Scratch<'_>,
+    p: &mut Packed<'m>,
+) -> Result<(), Broken> {
     let (c, kernel) = (shape.channels, p.kernel);
-    let (rows, d) = (x.len() / c, c / shape.heads);
+    let (rows, d) = (x.rows(c)?.len(), c.checked_div(shape.heads).or_broken()?);
     let qkv = p.columns(&a.qkv, 0, c);
     let out = p.columns(&a.out, 0, c);
-    for (t, x) in x.chunks(s.tile * c).enumerate() {
+    let tile = s.tile * c;
+    holds(tile > 0)?;
+    for (t, x) in x.chunks(tile).enumerate() {
         let n = x.len() / c;
-        let input = &mut s.tile_input[..n * c];
-        kernel.view8(x, a.m_in, input);
-        let wide = &mut s.tile_wide[..n * 3 * c];
-        kernel.project(input, &qkv, &requant(&a.qkv), None, wide);
-        for (i, row) in wide.chunks_exact_mut(3 * c).enumerate() {
-            let r = t * s.tile + i;
-            if !shape.rope.0.is_empty() {
+        let input = s.tile_input.part_mut(..n * c)?;
+        kernel.view8(x, a.m_in, input)?;
+        let wide = s.tile_wide.part_mut(..n * 3 * c)?;
+        kernel.project(input, &qkv, &requant(&a.qkv), None, wide)?;
+        let views = s.view.part_mut(t * s.tile * 3 * c..(t * s.tile + n) * 3 * c)?;
+        for ((i, row), views) in wide.rows_mut(3 * c)?.enumerate().zip(views.rows_mut(3 * c)?) {
+            let (cos, sin) = shape.rope;
+            if !cos.is_empty() {
+                let r = t * s.tile + i;
                 let table = r * d / 2..(r + 1) * d / 2;
-                for head in row[..2 * c].chunks_exact_mut(d) {
-                    reference::rope(head, &shape.rope.0[table.clone()], &shape.rope.1[table.clone()]);
+                let (cos, sin) = (cos.part(table.clone())?, sin.part(table)?);
+                for head in row.part_mut(..2 * c)?.rows_mut(d)? {
+                    reference::rope(head, cos, sin);
                 }
             }
-            let views = &mut s.view[r * 3 * c..(r + 1) * 3 * c];
-            for (j, m) in a.m_qkv.into_iter().enumerate() {
-                kernel.view8(&row[j * c..(j + 1) * c], m, &mut views[j * c..(j + 1) * c]);
+            for ((row, views), m) in row.rows(c)?.zip(views.rows_mut(c)?).zip(a.m_qkv) {
+                kernel.view8(row, m, views)?;
             }
         }
     }
-    for (t, x) in x.chunks_mut(s.tile * c).enumerate() {
+    for (t, x) in x.chunks_mut(tile).enumerate() {
         let n = x.len() / c;
         for i in 0..n {
             let r = t * s.tile + i;
             for h in 0..shape.heads {
-                let count = keys(rows, r, (shape.group_ids)(h), s.keys);
+                let keys = keys(rows, r, (shape.group_ids)(h), s.keys)?;
                 let (at, head) = (r * 3 * c + h * d, h * d);
-                let (q8, output) = (&s.view[at..at + d], &mut s.tile_input[i * c + head..i * c + head + d]);
-                let (k8, v8) = (&s.view[c..], &s.view[2 * c..]);
-                reference::attend(q8, k8, v8, (3 * c, head), &s.keys[..count], a.m_score, a.m_out, s.scores, output);
+                let (q8, output) = (s.view.part(at..at + d)?, s.tile_input.part_mut(i * c + head..i * c + head + d)?);
+                let (k8, v8) = (s.view.part(c..)?, s.view.part(2 * c..)?);
+                reference::attend(q8, k8, v8, (3 * c, head), keys, a.m_score, a.m_out, s.scores, output)?;
             }
         }
-        let delta = &mut s.tile_delta[..n * c];
-        kernel.project(&s.tile_input[..n * c], &out, &requant(&a.out), None, delta);
+        let delta = s.tile_delta.part_mut(..n * c)?;
+        kernel.project(s.tile_input.part(..n * c)?, &out, &requant(&a.out), None, delta)?;
         kernel.scale_down(x, a.residual_shift);
-        kernel.add_norm(x, delta, c);
+        kernel.add_norm(x, delta, c)?;
     }
+    Ok(())
 }
 
-/// Rows that row `r` attends to; returns how many.
-fn keys(rows: usize, r: usize, ids: Option<&[u16]>, out: &mut [u16]) -> usize {
+/// Rows that row `r` attends to, in the beginning of `out`.
+fn keys<'k>(rows: usize, r: usize, ids: Option<&[u16]>, out: &'k mut [u16]) -> Result<&'k [u16], Broken> {
+    let own = match ids {
+        Some(ids) => Some((ids, *ids.part(r)?)),
+        None => None,
+    };
     let mut count = 0;
     for k in 0..rows {
-        if ids.is_none_or(|ids| ids[k] == ids[r]) {
-            out[count] = k as u16;
+        let together = match own {
+            Some((ids, own)) => *ids.part(k)? == own,
+            None => true,
+        };
+        if together {
+            *out.part_mut(count)? = k as u16;
             count += 1;
         }
     }
-    count
+    out.part(..count)
 }

@@ -7,6 +7,7 @@
 //! columns, boxes and cells of a 9x9 Sudoku need 2 + 9 + 4 + 4 slots instead of 324; with more memory more fields go together, so that
 //! the sums over merged fields are multiplied fewer times.
 
+use core::num::{NonZeroU16, NonZeroUsize};
 use core::ops::Range;
 
 use bytemuck::{cast_slice, cast_slice_mut};
@@ -14,6 +15,7 @@ use bytemuck::{cast_slice, cast_slice_mut};
 use crate::format::GatedMlp;
 use crate::kernels::{Bases, Columns};
 use crate::layers::{Groups, Packed, Scratch, requant};
+use crate::parts::{Broken, OrBroken, Parts, holds};
 
 /// How group products share slots. Colours of the tokens are in [`Scratch::colours`], `[G, S]`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,33 +30,41 @@ pub(crate) struct Caching {
     pub slot_starts: [usize; 9],
     /// Every group row has its own slot: all products are taken at once.
     pub full: bool,
+    /// Group rows that are multiplied in one call of a block.
+    pub products: usize,
 }
 
 impl Caching {
     /// Decides for `slots` slots and tiles of `tile` rows; fills `colours` (`[G, S]`). `last` is scratch of as many elements.
-    pub(crate) fn new(groups: &Groups<'_>, slots: usize, tile: usize, colours: &mut [u16], last: &mut [u16]) -> Self {
-        let (tokens, fields) = (groups.ids[0].len(), groups.fields);
-        let full = fields <= tile && groups.rows() <= slots;
+    pub(crate) fn new(groups: &Groups<'_>, slots: usize, tile: usize, colours: &mut [u16], last: &mut [u16]) -> Result<Self, Broken> {
+        let (tokens, fields) = (groups.tokens(), groups.fields);
+        let full = fields <= tile && groups.rows <= slots;
         let mut counts = [0usize; 8];
-        let counts = &mut counts[..groups.count];
+        let counts = counts.part_mut(..groups.count)?;
         // As many fields as possible, for then merged sums are multiplied least often; but not fewer rows a tile than kernels work on.
-        let fitting = |least: usize, counts: &mut [usize], colours: &mut [u16], last: &mut [u16]| {
-            let shapes = (1..=fields.min(tile)).rev().flat_map(|f| (1..=tile / f).rev().map(move |t| (f, t)));
-            let mut shapes = shapes.filter(|(f, t)| f * t >= least.min(tile) && *t <= tokens);
-            shapes.find(|&(fields, together)| {
-                let all = colours.chunks_exact_mut(tokens).take(groups.count).enumerate();
-                all.for_each(|(g, colours)| counts[g] = colour(groups.ids[g], together, colours, last));
-                full || slots_of(groups, counts, fields) <= slots
-            })
-        };
-        let shape = fitting(LEAST_ROWS, counts, colours, last).or_else(|| fitting(1, counts, colours, last));
-        let (fields, together) = shape.unwrap_or((1, 1));
-        if full {
-            for (g, colours) in colours.chunks_exact_mut(tokens).take(groups.count).enumerate() {
-                colours.copy_from_slice(groups.ids[g]);
-                counts[g] = (groups.starts[g + 1] - groups.starts[g]) / groups.rows_of(g, fields);
+        let mut fitting = |least: usize| {
+            let beside = |f: usize| tile.checked_div(f).unwrap_or(0);
+            let shapes = (1..=fields.min(tile)).rev().flat_map(|f| (1..=beside(f)).rev().map(move |t| (f, t)));
+            for (fields, together) in shapes.filter(|(f, t)| f * t >= least.min(tile) && *t <= tokens) {
+                for ((colours, ids), count) in colours.rows_mut(tokens)?.zip(&groups.ids).zip(&mut *counts) {
+                    *count = colour(ids, together, colours, last)?;
+                }
+                if full || slots_of(groups, counts, fields) <= slots {
+                    return Ok(Some((fields, together)));
+                }
             }
-        } else {
+            Ok(None)
+        };
+        let shape = match fitting(LEAST_ROWS)? {
+            Some(shape) => Some(shape),
+            None => fitting(1)?,
+        };
+        let (fields, together) = shape.unwrap_or((1, 1));
+        for (g, (colours, count)) in colours.rows_mut(tokens)?.zip(&mut *counts).enumerate().filter(|_| full) {
+            colours.copy_of(groups.ids(g)?)?;
+            *count = groups.range(g)?.len().checked_div(groups.rows_of(g, fields)?).or_broken()?;
+        }
+        if !full {
             // Too little even for one field: groups that are alive together share a colour, which costs products.
             while slots_of(groups, counts, fields) > slots {
                 match counts.iter_mut().filter(|n| **n > 1).max() {
@@ -62,54 +72,61 @@ impl Caching {
                     None => break,
                 }
             }
-            for (colours, &count) in colours.chunks_exact_mut(tokens).zip(&*counts) {
-                colours.iter_mut().for_each(|c| *c %= count as u16);
+            for (colours, &count) in colours.rows_mut(tokens)?.zip(&*counts) {
+                let count = NonZeroU16::new(count as u16).or_broken()?;
+                colours.iter_mut().for_each(|c| *c %= count);
             }
         }
         let mut caching = Self { fields, tokens: together, full, ..Self::default() };
+        let (mut colours_before, mut slots_before) = (0, 0);
         for (g, &count) in counts.iter().enumerate() {
-            caching.colour_starts[g + 1] = caching.colour_starts[g] + count;
-            caching.slot_starts[g + 1] = caching.slot_starts[g] + count * groups.rows_of(g, fields);
+            colours_before += count;
+            slots_before += count * groups.rows_of(g, fields)?;
+            *caching.colour_starts.part_mut(g + 1)? = colours_before;
+            *caching.slot_starts.part_mut(g + 1)? = slots_before;
         }
-        caching
+        caching.products = caching.count_products(groups, colours, last)?;
+        Ok(caching)
     }
 
-    /// Group rows that are multiplied in one call of a block.
-    pub(crate) fn products(&self, groups: &Groups<'_>, colours: &[u16], tags: &mut [u16]) -> usize {
-        let (tokens, fields) = (groups.ids[0].len(), groups.fields);
+    /// Goes over the tokens as [`mix`] does.
+    fn count_products(&self, groups: &Groups<'_>, colours: &[u16], tags: &mut [u16]) -> Result<usize, Broken> {
         if self.full {
-            return groups.rows();
+            return Ok(groups.rows);
         }
         let mut products = 0;
         tags.fill(0);
-        for first in (0..fields).step_by(self.fields) {
-            let n = self.fields.min(fields - first);
-            self.forget(groups, tags);
-            for t in 0..tokens {
+        for first in (0..groups.fields).step_by(self.fields.max(1)) {
+            let n = self.fields.min(groups.fields - first);
+            self.forget(groups, tags)?;
+            for t in 0..groups.tokens() {
                 for g in 0..groups.count {
-                    let (tag, wanted) = self.tag(groups, colours, tags, g, t);
+                    let (tag, wanted) = self.tag(groups, colours, tags, g, t)?;
                     if *tag != wanted {
                         *tag = wanted;
-                        products += groups.rows_of(g, n);
+                        products += groups.rows_of(g, n)?;
                     }
                 }
             }
         }
-        products
+        Ok(products)
     }
 
     /// Other fields have other sums, unless they are merged.
-    fn forget(&self, groups: &Groups<'_>, tags: &mut [u16]) {
-        for g in (0..groups.count).filter(|&g| !groups.merged[g]) {
-            tags[self.colour_starts[g]..self.colour_starts[g + 1]].fill(0);
+    fn forget(&self, groups: &Groups<'_>, tags: &mut [u16]) -> Result<(), Broken> {
+        for g in 0..groups.count {
+            if !groups.merges(g)? {
+                tags.part_mut(*self.colour_starts.part(g)?..*self.colour_starts.part(g + 1)?)?.fill(0);
+            }
         }
+        Ok(())
     }
 
     /// What the colour of token `t` in grouping `g` holds (0: nothing, else group id + 1), and what the token wants it to hold.
-    fn tag<'t>(&self, groups: &Groups<'_>, colours: &[u16], tags: &'t mut [u16], g: usize, t: usize) -> (&'t mut u16, u16) {
-        let ids = groups.ids[g];
-        let colour = usize::from(colours[g * ids.len() + t]);
-        (&mut tags[self.colour_starts[g] + colour], ids[t] + 1)
+    fn tag<'t>(&self, groups: &Groups<'_>, colours: &[u16], tags: &'t mut [u16], g: usize, t: usize) -> Result<(&'t mut u16, u16), Broken> {
+        let ids = groups.ids(g)?;
+        let colour = usize::from(*colours.part(g * ids.len() + t)?);
+        Ok((tags.part_mut(*self.colour_starts.part(g)? + colour)?, *ids.part(t)? + 1))
     }
 }
 
@@ -118,57 +135,60 @@ const LEAST_ROWS: usize = 4;
 
 /// Slots of so many colours in each grouping, while `fields` fields are worked on.
 fn slots_of(groups: &Groups<'_>, counts: &[usize], fields: usize) -> usize {
-    counts.iter().enumerate().map(|(g, n)| n * groups.rows_of(g, fields)).sum()
+    counts.iter().zip(groups.merged).map(|(n, merged)| n * if merged { 1 } else { fields }).sum()
 }
 
 /// Gives each token the colour of its group, where `together` tokens are worked on at once: the lowest one free when the group first
 /// appears; it is free again after the tile of the group's last token. Returns the number of colours.
-fn colour(ids: &[u16], together: usize, colours: &mut [u16], last: &mut [u16]) -> usize {
+fn colour(ids: &[u16], together: usize, colours: &mut [u16], last: &mut [u16]) -> Result<usize, Broken> {
     let mut count = 0;
     for (t, &id) in ids.iter().enumerate() {
-        let tile = t / together * together;
-        colours[t] = match ids[..t].iter().position(|&i| i == id) {
-            Some(before) => colours[before],
+        let tile = t - t.checked_rem(together).or_broken()?;
+        let colour = match ids.iter().take(t).position(|&i| i == id) {
+            Some(before) => *colours.part(before)?,
             None => {
                 let end = ids.iter().rposition(|&i| i == id).unwrap_or(t);
-                let free = last[..count].iter().position(|&l| usize::from(l) < tile).unwrap_or(count);
+                let free = last.part(..count)?.iter().position(|&l| usize::from(l) < tile).unwrap_or(count);
                 count = count.max(free + 1);
-                last[free] = end as u16;
+                *last.part_mut(free)? = end as u16;
                 free as u16
             }
         };
+        *colours.part_mut(t)? = colour;
     }
-    count
+    Ok(count)
 }
 
 /// The rows of a carry tensor, `[R, width]`, in one piece or, where no memory is large enough, in two.
 pub(crate) struct Rows<'x> {
-    pub front: &'x mut [i16],
-    pub back: &'x mut [i16],
-    pub width: usize,
+    front: &'x mut [i16],
+    back: &'x mut [i16],
+    width: usize,
+    /// Rows of the front.
+    before: usize,
+    /// Rows of both.
+    len: usize,
 }
 
 impl<'x> Rows<'x> {
-    pub(crate) fn whole(x: &'x mut [i16], width: usize) -> Self {
-        Self { front: x, back: &mut [], width }
+    pub(crate) fn new(front: &'x mut [i16], back: &'x mut [i16], width: usize) -> Result<Self, Broken> {
+        let before = front.rows(width)?.len();
+        let len = before + back.rows(width)?.len();
+        Ok(Self { front, back, width, before, len })
     }
 
-    pub(crate) fn len(&self) -> usize {
-        (self.front.len() + self.back.len()) / self.width
-    }
-
-    /// Rows from `first` that lie in one piece.
-    fn in_one_piece(&self, first: usize) -> usize {
-        let front = self.front.len() / self.width;
-        if first < front { front - first } else { self.len() - first }
+    /// Rows from `first` that lie in one piece; none is an error, for then nothing would ever end.
+    fn in_one_piece(&self, first: usize) -> Result<usize, Broken> {
+        let end = if first < self.before { self.before } else { self.len };
+        end.checked_sub(first).filter(|&n| n > 0).or_broken()
     }
 
     /// Rows `first..first + count`, which lie in one piece.
-    fn run(&mut self, first: usize, count: usize) -> &mut [i16] {
+    fn run(&mut self, first: usize, count: usize) -> Result<&mut [i16], Broken> {
         let at = first * self.width;
         match at.checked_sub(self.front.len()) {
-            Some(at) => &mut self.back[at..at + count * self.width],
-            None => &mut self.front[at..at + count * self.width],
+            Some(at) => self.back.part_mut(at..at + count * self.width),
+            None => self.front.part_mut(at..at + count * self.width),
         }
     }
 }
@@ -192,70 +212,83 @@ impl<'m> Matrices<'m> {
 }
 
 /// Gated MLP on the rows of `x`, with group sums if `groups` is given.
-pub(crate) fn gated_mlp<'m>(mlp: &GatedMlp<'m>, x: &mut Rows<'_>, groups: Option<&Groups<'_>>, s: &mut Scratch<'_>, p: &mut Packed<'m>) {
-    let (rows, width) = (x.len(), x.width);
+pub(crate) fn gated_mlp<'m>(
+    mlp: &GatedMlp<'m>,
+    x: &mut Rows<'_>,
+    groups: Option<&Groups<'_>>,
+    s: &mut Scratch<'_>,
+    p: &mut Packed<'m>,
+) -> Result<(), Broken> {
+    let width = x.width;
+    holds(s.tile > 0)?;
     let matrices = Matrices::new(mlp, width, groups.map_or(0, |g| g.count), p);
     let Some(groups) = groups else {
         let mut first = 0;
-        while first < rows {
-            let n = s.tile.min(x.in_one_piece(first));
-            p.kernel.view8(x.run(first, n), mlp.m_in, &mut s.tile_input[..n * width]);
-            multiply(mlp, &matrices, (n, width), None, s, p);
-            finish(mlp, x.run(first, n), &s.tile_delta[..n * width], width, p);
+        while first < x.len {
+            let n = s.tile.min(x.in_one_piece(first)?);
+            p.kernel.view8(x.run(first, n)?, mlp.m_in, s.tile_input.part_mut(..n * width)?)?;
+            multiply(mlp, &matrices, (n, width), None, s, p)?;
+            finish(mlp, x.run(first, n)?, s.tile_delta.part(..n * width)?, width, p)?;
             first += n;
         }
-        return;
+        return Ok(());
     };
-    take_sums(mlp, x, groups, s, p);
-    let views = (groups.rows() * width).div_ceil(8);
+    take_sums(mlp, x, groups, s, p)?;
+    let views = (groups.rows * width).div_ceil(8);
     // Taken out for the calls below, which use the other regions.
     let mixing = core::mem::take(&mut s.mixing);
-    let (views, table) = mixing.split_at_mut(views);
-    mix(mlp, &matrices, x, groups, (cast_slice(views), cast_slice_mut(table)), s, p);
+    let done = match mixing.split_at_mut_checked(views).or_broken() {
+        Ok((views, table)) => mix(mlp, &matrices, x, groups, (cast_slice(views), cast_slice_mut(table)), s, p),
+        Err(broken) => Err(broken),
+    };
     s.mixing = mixing;
+    done
 }
 
 /// Sums of all groups, then their views over them.
-fn take_sums(mlp: &GatedMlp<'_>, x: &mut Rows<'_>, groups: &Groups<'_>, s: &mut Scratch<'_>, p: &Packed<'_>) {
-    let (rows, width, count, fields) = (x.len(), x.width, groups.count, groups.fields);
-    let group_rows = groups.starts[count];
-    let sums: &mut [i16] = &mut cast_slice_mut(&mut *s.mixing)[..group_rows * width];
+fn take_sums(mlp: &GatedMlp<'_>, x: &mut Rows<'_>, groups: &Groups<'_>, s: &mut Scratch<'_>, p: &Packed<'_>) -> Result<(), Broken> {
+    let (width, count, fields) = (x.width, groups.count, groups.fields);
+    let sums: &mut [i16] = cast_slice_mut(&mut *s.mixing).part_mut(..groups.rows * width)?;
     sums.fill(0);
     let (mut first, mut token, mut field) = (0, 0, 0);
-    while first < rows {
-        let n = s.tile.min(x.in_one_piece(first));
-        for entry in s.index.chunks_exact_mut(count).take(n) {
+    while first < x.len {
+        let n = s.tile.min(x.in_one_piece(first)?);
+        let index = s.index.part_mut(..n * count)?;
+        for entry in index.rows_mut(count)? {
             for (g, e) in entry.iter_mut().enumerate() {
-                *e = groups.row(g, token, field) as u16;
+                *e = groups.row(g, token, field)? as u16;
             }
             field += 1;
             if field == fields {
                 (token, field) = (token + 1, 0);
             }
         }
-        let input = &mut s.tile_input[..n * width];
-        p.kernel.view8(x.run(first, n), mlp.m_in, input);
-        p.kernel.group_sums(input, width, &s.index[..n * count], count, sums);
+        let input = s.tile_input.part_mut(..n * width)?;
+        p.kernel.view8(x.run(first, n)?, mlp.m_in, input)?;
+        p.kernel.group_sums(input, width, index, count, sums)?;
         first += n;
     }
-    for g in 0..count {
-        let (from, to) = (groups.starts[g] * width, groups.starts[g + 1] * width);
-        let mut at = from;
+    for (g, &m) in mlp.m_group.iter().enumerate().take(count) {
+        let Range { start, end } = groups.range(g)?;
+        let (mut at, to) = (start * width, end * width);
         while at < to {
             // The views of elements `at..at + n` lie over sums that have been read, from byte `at` on: before their own, from byte `2 at` on, if
             // `n` is at most `at`. Only the first need a copy.
             let n = if at == 0 { BLOCK } else { at }.min(to - at);
-            let (front, sums) = cast_slice_mut::<u64, u8>(s.mixing).split_at_mut(2 * at);
+            let (front, sums) = cast_slice_mut::<u64, i16>(s.mixing).split_at_mut_checked(at).or_broken()?;
+            let sums = sums.part_mut(..n)?;
             if at == 0 {
                 let mut block = [0; BLOCK];
-                block[..n].copy_from_slice(&cast_slice::<u8, i16>(sums)[..n]);
-                p.kernel.view8(&block[..n], mlp.m_group[g], &mut cast_slice_mut(sums)[..n]);
+                let block = block.part_mut(..n)?;
+                block.copy_of(sums)?;
+                p.kernel.view8(block, m, cast_slice_mut::<i16, i8>(sums).part_mut(..n)?)?;
             } else {
-                p.kernel.view8(&cast_slice(sums)[..n], mlp.m_group[g], cast_slice_mut(&mut front[at..at + n]));
+                p.kernel.view8(sums, m, cast_slice_mut::<i16, i8>(front).part_mut(at..at + n)?)?;
             }
             at += n;
         }
     }
+    Ok(())
 }
 
 /// Sums that are viewed at once, from a copy.
@@ -270,50 +303,64 @@ fn mix<'m>(
     (views, table): (&[i8], &mut [i32]),
     s: &mut Scratch<'_>,
     p: &Packed<'m>,
-) {
+) -> Result<(), Broken> {
     let (width, wide, caching) = (x.width, mlp.up.n, s.caching);
-    let (tokens, fields) = (x.len() / groups.fields, groups.fields);
+    let fields = NonZeroUsize::new(groups.fields).or_broken()?;
+    let together = NonZeroUsize::new(caching.tokens).or_broken()?;
+    let tokens = x.len / fields;
     s.tags.fill(0);
     if caching.full {
-        for g in 0..groups.count {
-            let (from, to) = (groups.starts[g], groups.starts[g + 1]);
-            p.kernel.accumulate(&views[from * width..to * width], &matrices.group[g], &mut table[from * wide..to * wide]);
-        }
-        // Every colour is one group's own.
-        for g in 0..groups.count {
+        for (g, columns) in matrices.group.iter().enumerate().take(groups.count) {
+            let Range { start, end } = groups.range(g)?;
+            let (views, products) = (views.part(start * width..end * width)?, table.part_mut(start * wide..end * wide)?);
+            p.kernel.accumulate(views, columns, products)?;
+            // Every colour is one group's own.
             for t in 0..tokens {
-                let (tag, wanted) = caching.tag(groups, s.colours, s.tags, g, t);
+                let (tag, wanted) = caching.tag(groups, s.colours, s.tags, g, t)?;
                 *tag = wanted;
             }
         }
     }
-    for field in (0..fields).step_by(caching.fields) {
-        let n = caching.fields.min(fields - field);
+    for field in (0..fields.get()).step_by(caching.fields.max(1)) {
+        let n = caching.fields.min(fields.get() - field);
         if !caching.full {
-            caching.forget(groups, s.tags);
+            caching.forget(groups, s.tags)?;
         }
         let mut token = 0;
         while token < tokens {
-            let most = (caching.tokens - token % caching.tokens).min(x.in_one_piece(token * fields) / fields).min(tokens - token);
-            let count = (1..most).find(|&i| collides(groups, s.colours, token, token + i)).unwrap_or(most);
+            let whole = x.in_one_piece(token * fields.get())? / fields;
+            let most = (together.get() - token % together).min(whole).min(tokens - token);
+            holds(most > 0)?;
+            let count = whole_tile(groups, s.colours, token, most)?;
             for g in 0..groups.count {
-                multiply_sums(&caching, matrices, groups, g, (token..token + count, field..field + n), (views, table), (width, wide), s, p);
+                multiply_sums(
+                    &caching,
+                    matrices,
+                    groups,
+                    g,
+                    (token..token + count, field..field + n),
+                    (views, table),
+                    (width, wide),
+                    s,
+                    p,
+                )?;
             }
             // Whole tokens lie one behind the other, else a token's fields do.
-            let (runs, each) = if n == fields { (1, count * n) } else { (count, n) };
-            let start = |run: usize| (token + run) * fields + field;
+            let (runs, each) = if n == fields.get() { (1, count * n) } else { (count, n) };
+            let start = |run: usize| (token + run) * fields.get() + field;
             for run in 0..runs {
                 let at = run * each * width;
-                p.kernel.view8(x.run(start(run), each), mlp.m_in, &mut s.tile_input[at..at + each * width]);
+                p.kernel.view8(x.run(start(run), each)?, mlp.m_in, s.tile_input.part_mut(at..at + each * width)?)?;
             }
-            multiply(mlp, matrices, (count * n, width), Some((&*table, groups.count)), s, p);
+            multiply(mlp, matrices, (count * n, width), Some((&*table, groups.count)), s, p)?;
             for run in 0..runs {
                 let at = run * each * width;
-                finish(mlp, x.run(start(run), each), &s.tile_delta[at..at + each * width], width, p);
+                finish(mlp, x.run(start(run), each)?, s.tile_delta.part(at..at + each * width)?, width, p)?;
             }
             token += count;
         }
     }
+    Ok(())
 }
 
 /// Products of grouping `g` that a tile of `tokens` and `fields` needs and that are not there yet; where they are goes into the index.
@@ -328,48 +375,59 @@ fn multiply_sums(
     (width, wide): (usize, usize),
     s: &mut Scratch<'_>,
     p: &Packed<'_>,
-) {
-    let (n, all) = (fields.len(), groups.ids[g].len());
-    let each = groups.rows_of(g, n);
-    let distance = groups.rows_of(g, caching.fields);
+) -> Result<(), Broken> {
+    let (n, all) = (fields.len(), groups.ids(g)?.len());
+    let each = groups.rows_of(g, n)?;
+    let distance = groups.rows_of(g, caching.fields)?;
+    let (columns, slot_start, merged) = (matrices.group.part(g)?, *caching.slot_starts.part(g)?, groups.merges(g)?);
     // Views that are multiplied together lie in the tile's input, and their slots one behind the other.
     let (mut slot_of_first, mut rows) = (0, 0);
     let multiply = |first: usize, rows: usize, input: &[i8], table: &mut [i32]| {
-        if rows > 0 {
-            p.kernel.accumulate(&input[..rows * width], &matrices.group[g], &mut table[first * wide..(first + rows) * wide]);
+        if rows == 0 {
+            return Ok(());
         }
+        p.kernel.accumulate(input.part(..rows * width)?, columns, table.part_mut(first * wide..(first + rows) * wide)?)
     };
     for (i, t) in tokens.enumerate() {
-        let slot = caching.slot_starts[g] + usize::from(s.colours[g * all + t]) * distance;
+        let slot = slot_start + usize::from(*s.colours.part(g * all + t)?) * distance;
         for f in 0..n {
-            s.index[(i * n + f) * groups.count + g] = (slot + if groups.merged[g] { 0 } else { f }) as u16;
+            *s.index.part_mut((i * n + f) * groups.count + g)? = (slot + if merged { 0 } else { f }) as u16;
         }
-        let (tag, wanted) = caching.tag(groups, s.colours, s.tags, g, t);
+        let (tag, wanted) = caching.tag(groups, s.colours, s.tags, g, t)?;
         if *tag == wanted {
             continue;
         }
         *tag = wanted;
         if rows > 0 && (slot != slot_of_first + rows || rows + each > s.tile) {
-            multiply(slot_of_first, rows, s.tile_input, table);
+            multiply(slot_of_first, rows, s.tile_input, table)?;
             rows = 0;
         }
         if rows == 0 {
             slot_of_first = slot;
         }
-        let from = groups.row(g, t, fields.start) * width;
-        s.tile_input[rows * width..(rows + each) * width].copy_from_slice(&views[from..from + each * width]);
+        let from = groups.row(g, t, fields.start)? * width;
+        let views = views.part(from..from + each * width)?;
+        s.tile_input.part_mut(rows * width..(rows + each) * width)?.copy_of(views)?;
         rows += each;
     }
-    multiply(slot_of_first, rows, s.tile_input, table);
+    multiply(slot_of_first, rows, s.tile_input, table)
 }
 
-/// Whether token `t` wants a colour for another group than one of the tokens `first..t` of the same tile.
-fn collides(groups: &Groups<'_>, colours: &[u16], first: usize, t: usize) -> bool {
-    (0..groups.count).any(|g| {
-        let ids = groups.ids[g];
-        let colours = &colours[g * ids.len()..];
-        (first..t).any(|u| colours[u] == colours[t] && ids[u] != ids[t])
-    })
+/// How many of the `most` tokens from `first` on can be worked on at once: none wants a colour for another group than one before it.
+fn whole_tile(groups: &Groups<'_>, colours: &[u16], first: usize, most: usize) -> Result<usize, Broken> {
+    for count in 1..most {
+        let t = first + count;
+        for g in 0..groups.count {
+            let ids = groups.ids(g)?;
+            let colours = colours.part(g * ids.len()..(g + 1) * ids.len())?;
+            let (colour, id) = (*colours.part(t)?, *ids.part(t)?);
+            let before = colours.part(first..t)?.iter().zip(ids.part(first..t)?);
+            if before.into_iter().any(|(&c, &i)| c == colour && i != id) {
+                return Ok(count);
+            }
+        }
+    }
+    Ok(most)
 }
 
 /// Output of the MLP for the `rows` views in the tile's input.
@@ -380,17 +438,21 @@ fn multiply<'m>(
     bases: Option<(&[i32], usize)>,
     s: &mut Scratch<'_>,
     p: &Packed<'m>,
-) {
+) -> Result<(), Broken> {
     let inner = mlp.up.n / 2;
-    let bases = bases.map(|(table, groupings)| Bases { table, index: &s.index[..rows * groupings], groupings });
-    let hidden = &mut s.tile_hidden[..rows * inner];
-    let wide = &mut s.tile_wide[..rows * mlp.up.n];
-    p.kernel.gated(&s.tile_input[..rows * width], &matrices.own, &requant(&mlp.up), bases.as_ref(), mlp.gate_shift, wide, hidden);
-    p.kernel.project(hidden, &matrices.down, &requant(&mlp.down), None, &mut s.tile_delta[..rows * width]);
+    let bases = match bases {
+        Some((table, groupings)) => Some(Bases { table, index: s.index.part(..rows * groupings)?, groupings }),
+        None => None,
+    };
+    let hidden = s.tile_hidden.part_mut(..rows * inner)?;
+    let wide = s.tile_wide.part_mut(..rows * mlp.up.n)?;
+    let input = s.tile_input.part(..rows * width)?;
+    p.kernel.gated(input, &matrices.own, &requant(&mlp.up), bases.as_ref(), mlp.gate_shift, wide, hidden)?;
+    p.kernel.project(hidden, &matrices.down, &requant(&mlp.down), None, s.tile_delta.part_mut(..rows * width)?)
 }
 
 /// Adds the output to the rows and normalises them.
-fn finish(mlp: &GatedMlp<'_>, x: &mut [i16], delta: &[i16], width: usize, p: &Packed<'_>) {
+fn finish(mlp: &GatedMlp<'_>, x: &mut [i16], delta: &[i16], width: usize, p: &Packed<'_>) -> Result<(), Broken> {
     p.kernel.scale_down(x, mlp.residual_shift);
-    p.kernel.add_norm(x, delta, width);
+    p.kernel.add_norm(x, delta, width)
 }

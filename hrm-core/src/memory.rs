@@ -202,17 +202,18 @@ impl<'a> Carver<'a> {
             self.missing += 8 * words;
             return &mut [];
         };
-        let (front, rest) = core::mem::take(arena).split_at_mut(words);
+        let (front, rest) = core::mem::take(arena).split_at_mut_checked(words).unwrap_or_default();
         *arena = rest;
         front.fill(0);
-        &mut bytemuck::cast_slice_mut(front)[..count]
+        bytemuck::cast_slice_mut(front).get_mut(..count).unwrap_or_default()
     }
 
     /// `count` elements in two pieces, the first of a multiple of `unit` elements; the second is empty where one arena has them all.
     pub(crate) fn take_split(&mut self, count: usize, unit: usize) -> [&'a mut [i16]; 2] {
         let words = (count * size_of::<i16>()).div_ceil(8);
         let whole = self.arenas.iter().any(|a| a.len() >= words);
-        let front = if whole || unit == 0 { count } else { self.arenas[0].len() * 4 / unit * unit };
+        let units = (self.arenas[0].len() * 4).checked_div(unit).filter(|_| !whole);
+        let front = units.map_or(count, |units| units * unit);
         [self.take(front), self.take(count - front)]
     }
 }

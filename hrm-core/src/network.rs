@@ -9,6 +9,7 @@ use crate::kernels::{Columns, Kernel};
 use crate::layers::{self, AttentionShape, Groups, Packed, Scratch};
 use crate::lean::{self, Caching, Rows};
 use crate::memory::{Carver, MemoryError, Plan, Regions, Schedule};
+use crate::parts::{Broken, OrBroken, Parts};
 use crate::rng::{Purpose, Stream, mix};
 pub use crate::state::Residual;
 use crate::state::hash_words;
@@ -43,6 +44,8 @@ pub enum InputError {
         /// Size of the vocabulary.
         vocab: u16,
     },
+    /// Nothing is wrong with the tokens, but the network cannot begin.
+    Broken(Broken),
 }
 
 impl fmt::Display for InputError {
@@ -50,11 +53,18 @@ impl fmt::Display for InputError {
         match *self {
             Self::Length { found, expected } => write!(f, "the puzzle has {found} tokens, the model reads {expected}"),
             Self::Token { position, found, vocab } => write!(f, "token {found} at position {position}, expected 0 to {}", vocab - 1),
+            Self::Broken(broken) => broken.fmt(f),
         }
     }
 }
 
 impl core::error::Error for InputError {}
+
+impl From<Broken> for InputError {
+    fn from(broken: Broken) -> Self {
+        Self::Broken(broken)
+    }
+}
 
 impl<'m> Network<'m> {
     /// Words of packed weights that `kernel` wants for `view`; 0 where it reads weights in place.
@@ -70,18 +80,18 @@ impl<'m> Network<'m> {
     /// `packed` is too small.
     pub fn pack(view: &ModelView<'_>, kernel: Kernel, packed: &mut [i32]) -> Result<(), MemoryError> {
         let needed = Self::packed_words(view, kernel);
-        if packed.len() < needed {
-            return Err(MemoryError { what: "packed weights", needed: 4 * needed, found: 4 * packed.len() });
-        }
+        let too_small = MemoryError { what: "packed weights", needed: 4 * needed, found: 4 * packed.len() };
         let c = *view.config();
-        let mut rest = &mut packed[..needed];
+        let mut rest = packed.get_mut(..needed).ok_or(too_small)?;
+        let mut pack = |w: &Columns<'_>| {
+            let (front, back) = core::mem::take(&mut rest).split_at_mut_checked(kernel.packed_words(w.n, w.k)).or_broken()?;
+            rest = back;
+            kernel.pack(w, front)
+        };
         for m in 0..c.modules() {
             for l in 0..c.layers(m) {
-                for_each_columns(&c, &view.block(m, l), |w| {
-                    let (front, back) = core::mem::take(&mut rest).split_at_mut(kernel.packed_words(w.n, w.k));
-                    kernel.pack(w, front);
-                    rest = back;
-                });
+                // What was needed was worked out for the same matrices: if they differ, it was too little.
+                for_each_columns(&c, &view.block(m, l), &mut pack).map_err(|_| too_small)?;
             }
         }
         Ok(())
@@ -136,7 +146,7 @@ impl<'m> Network<'m> {
     /// Bytes of the arena of one [`Run`].
     #[must_use]
     pub const fn required_bytes(&self, plan: Plan) -> usize {
-        8 * Regions::new(self.view.config(), self.groups.rows(), plan).words()
+        8 * Regions::new(self.view.config(), self.groups.rows, plan).words()
     }
 
     /// Index of the first packed word of a block.
@@ -149,20 +159,20 @@ impl<'m> Network<'m> {
 }
 
 /// The column blocks that a block's matrices are packed as, in the order the sublayers ask for them.
-fn for_each_columns<'a>(c: &Config, block: &Block<'a>, mut f: impl FnMut(&Columns<'a>)) {
+fn for_each_columns<'a>(c: &Config, block: &Block<'a>, f: &mut impl FnMut(&Columns<'a>) -> Result<(), Broken>) -> Result<(), Broken> {
     if let Some(a) = &block.attention {
-        f(&Columns::new(a.qkv.weights, a.qkv.n, 0, a.qkv.k, &[]));
-        f(&Columns::new(a.out.weights, a.out.n, 0, a.out.k, &[]));
+        f(&Columns::new(a.qkv.weights, a.qkv.n, 0, a.qkv.k, &[]))?;
+        f(&Columns::new(a.out.weights, a.out.n, 0, a.out.k, &[]))?;
     }
     if let Some(t) = &block.token_mlp {
-        f(&Columns::new(t.up.weights, t.up.n, 0, t.up.k, &[]));
-        f(&Columns::new(t.down.weights, t.down.n, 0, t.down.k, &[]));
+        f(&Columns::new(t.up.weights, t.up.n, 0, t.up.k, &[]))?;
+        f(&Columns::new(t.down.weights, t.down.n, 0, t.down.k, &[]))?;
     }
     let ch = usize::from(c.channels);
     for g in 0..c.mix_width() / ch.max(1) {
-        f(&Columns::new(block.mlp.up.weights, block.mlp.up.n, g * ch, ch, &[]));
+        f(&Columns::new(block.mlp.up.weights, block.mlp.up.n, g * ch, ch, &[]))?;
     }
-    f(&Columns::new(block.mlp.down.weights, block.mlp.down.n, 0, block.mlp.down.k, &[]));
+    f(&Columns::new(block.mlp.down.weights, block.mlp.down.n, 0, block.mlp.down.k, &[]))
 }
 
 fn block_words(c: &Config, kernel: Kernel) -> usize {
@@ -181,11 +191,13 @@ fn block_words(c: &Config, kernel: Kernel) -> usize {
 fn stack_groups<'m>(view: &ModelView<'m>) -> Groups<'m> {
     let c = view.config();
     let (count, fields) = (usize::from(c.groupings), usize::from(c.fields));
-    let mut groups = Groups { count, starts: [0; 9], ids: [&[]; 8], merged: [false; 8], fields };
-    for g in 0..count {
-        groups.starts[g + 1] = groups.starts[g] + view.groups_in(g);
-        groups.ids[g] = view.groups(g);
-        groups.merged[g] = view.merges_fields(g);
+    let mut groups = Groups { count, starts: [0; 9], ids: [&[]; 8], merged: [false; 8], fields, rows: 0 };
+    let places = groups.starts.iter_mut().skip(1).zip(&mut groups.ids).zip(&mut groups.merged);
+    for (g, ((end, ids), merged)) in places.enumerate().take(count) {
+        groups.rows += view.groups_in(g);
+        *end = groups.rows;
+        *ids = view.groups(g);
+        *merged = view.merges_fields(g);
     }
     groups
 }
@@ -275,18 +287,19 @@ impl<'a, 'm> Run<'a, 'm> {
     ///
     /// # Errors
     /// The arenas are too small.
+    // What it needs of the stack is gone before the first segment.
+    #[inline(never)]
     pub fn new_in(network: Network<'m>, arenas: [&'a mut [u64]; 2], plan: Plan) -> Result<Self, MemoryError> {
         let (needed, found) = (network.required_bytes(plan), 8 * (arenas[0].len() + arenas[1].len()));
         let too_small = |needed| Err(MemoryError { what: "arena", needed, found });
         if found < needed {
             return too_small(needed);
         }
-        let Network { view, groups, .. } = network;
-        let c = view.config();
-        let r = Regions::new(c, groups.rows(), plan);
+        let c = network.view.config();
+        let r = Regions::new(c, network.groups.rows, plan);
         let mut carver = Carver::new(arenas);
         let (z_h, mixing, previous) = (carver.take(r.state), carver.take(r.mixing), carver.take(r.previous));
-        let mut scratch = Scratch {
+        let scratch = Scratch {
             view: carver.take(r.view),
             transposed: carver.take(r.transposed),
             sums: carver.take(r.sums),
@@ -316,61 +329,66 @@ impl<'a, 'm> Run<'a, 'm> {
         if carver.missing > 0 {
             return too_small(needed + carver.missing);
         }
-        if splits {
-            let views = (groups.rows() * usize::from(c.channels)).div_ceil(8);
-            let slots = (scratch.mixing.len() - views) / usize::from(c.inner);
-            scratch.caching = Caching::new(&groups, slots, scratch.tile, scratch.colours, scratch.tags);
-        }
         let mut run = Self { z_h, z_l, z_l_rest, previous, tokens, answer, scratch, network, q: (0, 0) };
-        if plan.schedule == Schedule::Cached {
-            run.fill_index();
-        }
+        // What was needed was worked out for the same groups: if they have no place, it was too little.
+        run.arrange_groups().map_err(|_| MemoryError { what: "arena", needed, found })?;
         Ok(run)
     }
 
     /// MACs of one segment in this run's memory: what [`ModelView::segment_macs`] says for the cached schedule, and in the lean one
     /// those of the products that are computed again, too.
-    pub fn segment_macs(&mut self) -> u64 {
-        let Network { view, groups, .. } = self.network;
-        let s = &mut self.scratch;
-        let facts = GroupFacts::of(&view);
+    #[must_use]
+    pub fn segment_macs(&self) -> u64 {
+        let view = self.network.view;
+        let s = &self.scratch;
         let cached = view.segment_macs(Schedule::Cached);
         if s.mixing.is_empty() {
             return cached;
         }
-        let products = s.caching.products(&groups, s.colours, s.tags);
         let c = view.config();
-        let again = (products - facts.rows) as u64 * 2 * u64::from(c.inner) * u64::from(c.channels);
-        cached + c.block_calls() * again
+        let again = s.caching.products.saturating_sub(GroupFacts::of(&view).rows) as u64;
+        cached + c.block_calls() * again * 2 * u64::from(c.inner) * u64::from(c.channels)
     }
 
-    fn fill_index(&mut self) {
-        let groups = self.network.groups;
-        let fields = groups.fields;
-        if self.scratch.index.is_empty() {
-            return;
+    /// Fills what the sublayers read of the groups: slots of products in the lean schedule, else the index and its inverse.
+    fn arrange_groups(&mut self) -> Result<(), Broken> {
+        let Self { network: Network { view, groups, .. }, scratch: s, .. } = self;
+        let c = view.config();
+        if !s.mixing.is_empty() {
+            let views = (groups.rows * usize::from(c.channels)).div_ceil(8);
+            let words = s.mixing.len().checked_sub(views).or_broken()?;
+            let slots = words.checked_div(usize::from(c.inner)).or_broken()?;
+            s.caching = Caching::new(groups, slots, s.tile, s.colours, s.tags)?;
         }
-        for (r, entry) in self.scratch.index.chunks_exact_mut(groups.count).enumerate() {
+        if s.schedule == Schedule::Lean || s.index.is_empty() {
+            return Ok(());
+        }
+        let (mut token, mut field) = (0, 0);
+        for entry in s.index.rows_mut(groups.count)? {
             for (g, e) in entry.iter_mut().enumerate() {
-                *e = groups.row(g, r / fields, r % fields) as u16;
+                *e = groups.row(g, token, field)? as u16;
+            }
+            field += 1;
+            if field == groups.fields {
+                (token, field) = (token + 1, 0);
             }
         }
         // Counts, then where each group row begins, then its end, as its members are written.
-        let Scratch { index, members, ends, .. } = &mut self.scratch;
-        for &row in &**index {
-            ends[usize::from(row)] += 1;
+        for &row in &*s.index {
+            *s.ends.part_mut(usize::from(row))? += 1;
         }
         let mut begin = 0;
-        for end in ends.iter_mut() {
+        for end in &mut *s.ends {
             begin += core::mem::replace(end, begin);
         }
-        for (r, entry) in index.chunks_exact(groups.count).enumerate() {
+        for (r, entry) in s.index.rows(groups.count)?.enumerate() {
             for &row in entry {
-                let end = &mut ends[usize::from(row)];
-                members[*end as usize] = r as u16;
+                let end = s.ends.part_mut(usize::from(row))?;
+                *s.members.part_mut(*end as usize)? = r as u16;
                 *end += 1;
             }
         }
+        Ok(())
     }
 
     /// The network of this run.
@@ -382,7 +400,7 @@ impl<'a, 'm> Run<'a, 'm> {
     /// Begins a puzzle: `tokens` `[S]`. The carry starts where the model says; random starts are those of guess `guess` of `seed`.
     ///
     /// # Errors
-    /// A wrong number of tokens or a token outside the vocabulary; the run is left as it was.
+    /// A wrong number of tokens or a token outside the vocabulary; the run is left as it was. [`InputError::Broken`] as [`Run::segment`].
     pub fn start(&mut self, tokens: &[u8], seed: u64, guess: u64) -> Result<(), InputError> {
         let c = *self.network.view.config();
         if tokens.len() != usize::from(c.tokens) {
@@ -402,7 +420,7 @@ impl<'a, 'm> Run<'a, 'm> {
             }
             Start::Random => self.start_randomly(seed, guess),
         }
-        self.read_heads();
+        self.read_heads()?;
         Ok(())
     }
 
@@ -425,29 +443,38 @@ impl<'a, 'm> Run<'a, 'm> {
     /// Calls `f` with the elements of z_H then z_L in order, two at a time (an odd last element alone counts as a pair).
     fn for_each_pair(&mut self, mut f: impl FnMut(&mut [i16; 2])) {
         for z in [&mut *self.z_h, &mut *self.z_l, &mut *self.z_l_rest] {
-            for chunk in z.chunks_mut(2) {
-                let mut pair = [chunk[0], chunk.get(1).copied().unwrap_or(0)];
+            let (pairs, last) = z.as_chunks_mut::<2>();
+            pairs.iter_mut().for_each(&mut f);
+            if let [last] = last {
+                let mut pair = [*last, 0];
                 f(&mut pair);
-                for (c, p) in chunk.iter_mut().zip(pair) {
-                    *c = p;
-                }
+                *last = pair[0];
             }
         }
     }
 
     /// Runs one segment, then reads the heads. Returns how many cells of the answer changed.
-    pub fn segment(&mut self) -> u16 {
+    ///
+    /// # Errors
+    /// An invariant is [`Broken`]: carry and answer mean nothing before the next [`Run::start`].
+    pub fn segment(&mut self) -> Result<u16, Broken> {
         self.segment_telling(None)
     }
 
     /// As [`Run::segment`]; `done` is told of every part as it ends, to measure how long it took.
-    pub fn segment_parts(&mut self, done: &mut dyn FnMut(Part)) -> u16 {
+    ///
+    /// # Errors
+    /// As [`Run::segment`].
+    pub fn segment_parts(&mut self, done: &mut dyn FnMut(Part)) -> Result<u16, Broken> {
         self.segment_telling(Some(&mut |part, _| done(part)))
     }
 
     /// As [`Run::segment`]; after every layer `watch` is told its place and the hash of the tensor it has changed (z_L or z_H alone, in
     /// the way of [`Run::hash`]). Two machines that differ do so first at one place.
-    pub fn segment_watched(&mut self, watch: Option<&mut dyn FnMut(Place, u64)>) -> u16 {
+    ///
+    /// # Errors
+    /// As [`Run::segment`].
+    pub fn segment_watched(&mut self, watch: Option<&mut dyn FnMut(Place, u64)>) -> Result<u16, Broken> {
         let Some(watch) = watch else { return self.segment() };
         self.segment_telling(Some(&mut |part, [front, rest]| {
             if let Part::GatedMlp(place) = part {
@@ -456,36 +483,39 @@ impl<'a, 'm> Run<'a, 'm> {
         }))
     }
 
-    fn segment_telling(&mut self, mut watch: Watch<'_>) -> u16 {
+    fn segment_telling(&mut self, mut watch: Watch<'_>) -> Result<u16, Broken> {
         let c = *self.network.view.config();
         self.keep_previous();
         for h_cycle in 0..c.h_cycles {
             for l_cycle in 0..c.l_cycles {
-                self.inject_input();
+                self.inject_input()?;
                 if let Some(watch) = &mut watch {
                     watch(Part::Input, [self.z_l, self.z_l_rest]);
                 }
-                self.module(Place { h_cycle, l_cycle: Some(l_cycle), layer: 0 }, &mut watch);
+                self.module(Place { h_cycle, l_cycle: Some(l_cycle), layer: 0 }, &mut watch)?;
             }
-            let (front, rest) = self.z_h.split_at_mut(self.z_l.len().min(self.z_h.len()));
+            let (front, rest) = self.z_h.split_at_mut_checked(self.z_l.len()).or_broken()?;
             for (h, l) in [(front, &*self.z_l), (rest, &*self.z_l_rest)] {
                 self.network.kernel.add(h, l);
             }
             if let Some(watch) = &mut watch {
                 watch(Part::Input, [self.z_h, &[]]);
             }
-            self.module(Place { h_cycle, l_cycle: None, layer: 0 }, &mut watch);
+            self.module(Place { h_cycle, l_cycle: None, layer: 0 }, &mut watch)?;
         }
-        let changed = self.read_heads();
+        let changed = self.read_heads()?;
         if let Some(watch) = &mut watch {
             watch(Part::Heads, [&[], &[]]);
         }
-        changed
+        Ok(changed)
     }
 
     /// A segment computed elsewhere, such as by an exported graph: `compute` takes the tokens `[S]` and replaces z_H and z_L
     /// (`[R, C]` Q5.10). Then reads the heads, as [`Run::segment`] does.
-    pub fn segment_by(&mut self, compute: impl FnOnce(&[u8], &mut [i16], &mut [i16])) -> u16 {
+    ///
+    /// # Errors
+    /// As [`Run::segment`].
+    pub fn segment_by(&mut self, compute: impl FnOnce(&[u8], &mut [i16], &mut [i16])) -> Result<u16, Broken> {
         self.keep_previous();
         compute(self.tokens, self.z_h, self.z_l);
         self.read_heads()
@@ -496,7 +526,7 @@ impl<'a, 'm> Run<'a, 'm> {
     }
 
     /// `z_L <- sat16(z_L + sat16(z_H + e))`.
-    fn inject_input(&mut self) {
+    fn inject_input(&mut self) -> Result<(), Broken> {
         let view = self.network.view;
         let c = view.config();
         let (ch, fields, prefix) = (usize::from(c.channels).max(1), usize::from(c.fields).max(1), usize::from(c.prefix));
@@ -507,13 +537,13 @@ impl<'a, 'm> Run<'a, 'm> {
                 Some(&token) => (embed, input_class(token, r % fields, fields)),
                 None => (prefix_rows, r),
             };
-            let e = vectors.get(index * ch..(index + 1) * ch).unwrap_or(&[]);
-            self.network.kernel.inject(l, h, e);
+            self.network.kernel.inject(l, h, vectors.part(index * ch..(index + 1) * ch)?);
         }
+        Ok(())
     }
 
     /// Runs the module of `place` in place on its carry.
-    fn module(&mut self, place: Place, watch: &mut Watch<'_>) {
+    fn module(&mut self, place: Place, watch: &mut Watch<'_>) -> Result<(), Broken> {
         let which = usize::from(place.l_cycle.is_none());
         let Network { view, kernel, groups, .. } = self.network;
         let c = *view.config();
@@ -533,27 +563,28 @@ impl<'a, 'm> Run<'a, 'm> {
             if let Some(a) = &block.attention {
                 let group_ids = |head: usize| (c.mixer == Mixer::GroupAttention).then(|| view.groups(head % groups.count.max(1)));
                 let shape = AttentionShape { channels: ch, heads: usize::from(c.heads), rope: view.rope(), group_ids: &group_ids };
-                layers::attention(a, x, &shape, s, &mut packed);
+                layers::attention(a, x, &shape, s, &mut packed)?;
                 tell(Part::Attention(place), x, rest);
             }
             if let Some(t) = &block.token_mlp {
-                layers::token_mlp(t, x, ch, s, &mut packed);
+                layers::token_mlp(t, x, ch, s, &mut packed)?;
                 tell(Part::TokenMlp(place), x, rest);
             }
             let with_groups = (c.mixer == Mixer::GroupSum).then_some(&groups);
             match s.schedule {
-                Schedule::Cached => layers::gated_mlp(&block.mlp, x, ch, with_groups, s, &mut packed),
+                Schedule::Cached => layers::gated_mlp(&block.mlp, x, ch, with_groups, s, &mut packed)?,
                 Schedule::Lean => {
-                    let mut rows = Rows { front: &mut *x, back: &mut *rest, width: ch };
-                    lean::gated_mlp(&block.mlp, &mut rows, with_groups, s, &mut packed);
+                    let mut rows = Rows::new(x, rest, ch)?;
+                    lean::gated_mlp(&block.mlp, &mut rows, with_groups, s, &mut packed)?;
                 }
             }
             tell(Part::GatedMlp(place), x, rest);
         }
+        Ok(())
     }
 
     /// Reads answer and Q from z_H; returns how many cells changed.
-    fn read_heads(&mut self) -> u16 {
+    fn read_heads(&mut self) -> Result<u16, Broken> {
         let view = self.network.view;
         let c = view.config();
         let heads = view.heads();
@@ -569,8 +600,8 @@ impl<'a, 'm> Run<'a, 'm> {
             };
             for f in 0..fields {
                 let r = (prefix + t) * fields + f;
-                let (Some(row), Some(z)) = (view.get_mut(..ch), self.z_h.get(r * ch..(r + 1) * ch)) else { continue };
-                self.network.kernel.view8(z, heads.m_head, row);
+                let (row, z) = (view.part_mut(..ch)?, self.z_h.part(r * ch..(r + 1) * ch)?);
+                self.network.kernel.view8(z, heads.m_head, row)?;
                 for (n, (w, &bias)) in heads.weights.chunks_exact(ch).zip(heads.bias).enumerate() {
                     let logit = bias + w.iter().zip(&*row).map(|(&w, &a)| i32::from(w) * i32::from(a)).sum::<i32>();
                     offer(logit, if fields > 1 { 2 + f } else { n });
@@ -584,7 +615,7 @@ impl<'a, 'm> Run<'a, 'm> {
         acc.iter_mut().zip(heads.q_bias).for_each(|(acc, &bias)| *acc = bias);
         // A few columns at a time, so that their sums stay in registers while the rows are read in order.
         for first in (0..ch).step_by(COLUMNS) {
-            let sums = column_sums(self.z_h.get(..rows * ch).unwrap_or(&[]), ch, first);
+            let sums = column_sums(self.z_h.part(..rows * ch)?, ch, first);
             for (acc, w) in acc.iter_mut().zip(heads.q_weights.chunks_exact(ch)) {
                 for (&w, sum) in w.iter().skip(first).zip(sums) {
                     *acc = acc.saturating_add(i64::from(w) * sum);
@@ -593,7 +624,7 @@ impl<'a, 'm> Run<'a, 'm> {
         }
         let q = acc.map(|acc| (acc >> heads.q_shift).clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32);
         self.q = (q[0], q[1]);
-        changed
+        Ok(changed)
     }
 
     /// Tokens read from z_H, `[S]`.

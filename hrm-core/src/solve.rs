@@ -10,6 +10,7 @@ pub use crate::guesses::Guesses;
 use crate::iterate::{Halt, Policy, Segment};
 use crate::memory::MemoryError;
 use crate::network::{InputError, Run};
+use crate::parts::Broken;
 use crate::task::PuzzleError;
 
 /// How the answer is chosen among the guesses.
@@ -80,6 +81,8 @@ pub enum SolveError {
     NoVerifier,
     /// The run's plan does not keep residuals.
     NoResidual,
+    /// The network could not go on.
+    Broken(Broken),
 }
 
 impl fmt::Display for SolveError {
@@ -90,11 +93,18 @@ impl fmt::Display for SolveError {
             Self::Memory(e) => e.fmt(f),
             Self::NoVerifier => f.write_str("this model's task has no verifier: select by vote, q, residual or first"),
             Self::NoResidual => f.write_str("selection by residual needs a memory plan that keeps residuals"),
+            Self::Broken(e) => e.fmt(f),
         }
     }
 }
 
 impl core::error::Error for SolveError {}
+
+impl From<Broken> for SolveError {
+    fn from(broken: Broken) -> Self {
+        Self::Broken(broken)
+    }
+}
 
 /// One segment of one guess.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -170,19 +180,28 @@ impl<'r, 'a, 'm> Solver<'r, 'a, 'm> {
     }
 
     /// Runs one segment; `None` once the puzzle is finished.
-    pub fn step(&mut self) -> Option<Event> {
+    ///
+    /// # Errors
+    /// As [`Run::segment`]; the puzzle is finished then, without an answer.
+    pub fn step(&mut self) -> Result<Option<Event>, Broken> {
         self.step_by(Run::segment)
     }
 
     /// As [`Solver::step`], with `segment` in place of [`Run::segment`]: see [`Run::segment_by`].
-    pub fn step_by(&mut self, segment: impl FnOnce(&mut Run<'a, 'm>) -> u16) -> Option<Event> {
+    ///
+    /// # Errors
+    /// Those of `segment`, and as [`Solver::step`].
+    pub fn step_by<E: From<Broken>>(&mut self, segment: impl FnOnce(&mut Run<'a, 'm>) -> Result<u16, E>) -> Result<Option<Event>, E> {
         self.guesses.step_by(self.run, self.memory, segment)
     }
 
     /// Runs until the puzzle is finished.
-    pub fn finish(&mut self) -> Outcome<'_> {
-        while self.step().is_some() {}
-        self.outcome()
+    ///
+    /// # Errors
+    /// As [`Solver::step`].
+    pub fn finish(&mut self) -> Result<Outcome<'_>, Broken> {
+        while self.step()?.is_some() {}
+        Ok(self.outcome())
     }
 
     /// What has come out so far.

@@ -202,11 +202,8 @@ pub fn hashes(view: ModelView<'_>, kernel: Kernel, plan: Plan, tokens: &[u8], se
     if run.start(tokens, seed, 0).is_err() {
         return Ok(Vec::new());
     }
-    let mut segment = || {
-        run.segment();
-        run.hash()
-    };
-    Ok((0..segments).map(|_| segment()).collect())
+    // A run that cannot go on has fewer hashes.
+    Ok((0..segments).map_while(|_| run.segment().ok().map(|_| run.hash())).collect())
 }
 
 /// Residual and gate shift of a block: other units than the stream's in every second one.

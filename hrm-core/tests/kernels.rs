@@ -83,28 +83,28 @@ fn products(v: &mut Values, rounds: usize) {
         let bases = (groupings > 0).then_some(Bases { table: &table, index: &index, groupings });
         let plain = Columns::new(&weights, n, first, k, &[]);
         let (mut wide, mut narrow) = (vec![0; rows * n], vec![0; rows * n]);
-        Kernel::REFERENCE.accumulate(&a, &plain, &mut wide);
-        Kernel::REFERENCE.project(&a, &plain, &q, bases.as_ref(), &mut narrow);
+        Kernel::REFERENCE.accumulate(&a, &plain, &mut wide).unwrap();
+        Kernel::REFERENCE.project(&a, &plain, &q, bases.as_ref(), &mut narrow).unwrap();
         for kernel in others() {
             let mut packed = vec![-1; kernel.packed_words(n, k)];
-            kernel.pack(&plain, &mut packed);
+            kernel.pack(&plain, &mut packed).unwrap();
             let columns = Columns::new(&weights, n, first, k, &packed);
             // One element behind the end must stay as it is.
             let (mut wide_2, mut narrow_2) = (vec![77; rows * n + 1], vec![77; rows * n + 1]);
-            kernel.accumulate(&a, &columns, &mut wide_2[..rows * n]);
-            kernel.project(&a, &columns, &q, bases.as_ref(), &mut narrow_2[..rows * n]);
+            kernel.accumulate(&a, &columns, &mut wide_2[..rows * n]).unwrap();
+            kernel.project(&a, &columns, &q, bases.as_ref(), &mut narrow_2[..rows * n]).unwrap();
             assert_eq!((&wide_2[..rows * n], wide_2[rows * n]), (&wide[..], 77), "{} round {round}: {rows}x{n}x{k}", kernel.name());
             assert_eq!((&narrow_2[..rows * n], narrow_2[rows * n]), (&narrow[..], 77), "{} round {round}: {rows}x{n}x{k}", kernel.name());
             // Without the packed form: still right.
             let mut again = vec![0; rows * n];
-            kernel.project(&a, &plain, &q, bases.as_ref(), &mut again);
+            kernel.project(&a, &plain, &q, bases.as_ref(), &mut again).unwrap();
             assert_eq!(again, narrow);
             // With the gate behind it.
             if n.is_multiple_of(2) {
                 let gate_shift = k as u32 % 5;
                 let (mut hidden, mut hidden_2) = (vec![0; rows * n / 2], vec![77; rows * n / 2 + 1]);
-                Kernel::REFERENCE.glu(&narrow, n / 2, gate_shift, &mut hidden);
-                kernel.gated(&a, &columns, &q, bases.as_ref(), gate_shift, &mut again, &mut hidden_2[..rows * n / 2]);
+                Kernel::REFERENCE.glu(&narrow, n / 2, gate_shift, &mut hidden).unwrap();
+                kernel.gated(&a, &columns, &q, bases.as_ref(), gate_shift, &mut again, &mut hidden_2[..rows * n / 2]).unwrap();
                 let (found, behind) = hidden_2.split_at(rows * n / 2);
                 assert_eq!((found, behind), (&hidden[..], &[77][..]), "{} round {round}: {rows}x{n}x{k} gated", kernel.name());
             }
@@ -124,22 +124,22 @@ fn rows(v: &mut Values, rounds: usize) {
         let m = (1 + v.below(32767) as i16) >> v.below(12);
         let m = m.max(1);
         let (mut view, mut hidden) = (vec![0; x.len()], vec![0; rows * width]);
-        Kernel::REFERENCE.view8(&x, m, &mut view);
+        Kernel::REFERENCE.view8(&x, m, &mut view).unwrap();
         let shift = v.below(5) as u32;
-        Kernel::REFERENCE.glu(&x, width, shift, &mut hidden);
+        Kernel::REFERENCE.glu(&x, width, shift, &mut hidden).unwrap();
         let groupings = 1 + v.below(4);
         let groups = 1 + v.below(9);
         let index: Vec<u16> = (0..rows * groupings).map(|_| v.below(groups) as u16).collect();
         let mut sums = vec![0; groups * width];
-        Kernel::REFERENCE.group_sums(&view[..rows * width], width, &index, groupings, &mut sums);
+        Kernel::REFERENCE.group_sums(&view[..rows * width], width, &index, groupings, &mut sums).unwrap();
         for kernel in others() {
             let (mut view_2, mut hidden_2) = (vec![77; x.len() + 1], vec![77; rows * width + 1]);
-            kernel.view8(&x, m, &mut view_2[..x.len()]);
-            kernel.glu(&x, width, shift, &mut hidden_2[..rows * width]);
+            kernel.view8(&x, m, &mut view_2[..x.len()]).unwrap();
+            kernel.glu(&x, width, shift, &mut hidden_2[..rows * width]).unwrap();
             assert_eq!((&view_2[..x.len()], view_2[x.len()]), (&view[..], 77), "{} round {round}: {width}", kernel.name());
             assert_eq!((&hidden_2[..rows * width], hidden_2[rows * width]), (&hidden[..], 77), "{} round {round}: {width}", kernel.name());
             let mut sums_2 = vec![0; groups * width + 1];
-            kernel.group_sums(&view[..rows * width], width, &index, groupings, &mut sums_2[..groups * width]);
+            kernel.group_sums(&view[..rows * width], width, &index, groupings, &mut sums_2[..groups * width]).unwrap();
             assert_eq!((&sums_2[..groups * width], sums_2[groups * width]), (&sums[..], 0), "{} round {round}: {width}", kernel.name());
         }
     }
@@ -154,10 +154,10 @@ fn hidden_values_agree_for_every_gate() {
         let gate_up: Vec<i16> = gates.iter().copied().chain(gates.iter().map(|_| up)).collect();
         for shift in 0..=4 {
             let mut hidden = vec![0; gates.len()];
-            Kernel::REFERENCE.glu(&gate_up, gates.len(), shift, &mut hidden);
+            Kernel::REFERENCE.glu(&gate_up, gates.len(), shift, &mut hidden).unwrap();
             for kernel in others() {
                 let mut hidden_2 = vec![0; gates.len()];
-                kernel.glu(&gate_up, gates.len(), shift, &mut hidden_2);
+                kernel.glu(&gate_up, gates.len(), shift, &mut hidden_2).unwrap();
                 assert_eq!(hidden_2, hidden, "{} up {up} shift {shift}", kernel.name());
             }
         }
@@ -190,11 +190,11 @@ fn norms(v: &mut Values, rounds: usize) {
             }
         }
         let mut expected = x.clone();
-        Kernel::REFERENCE.add_norm(&mut expected, &d, width);
+        Kernel::REFERENCE.add_norm(&mut expected, &d, width).unwrap();
         for kernel in others() {
             let mut y = x.clone();
             y.push(77);
-            kernel.add_norm(&mut y[..rows * width], &d, width);
+            kernel.add_norm(&mut y[..rows * width], &d, width).unwrap();
             assert_eq!((&y[..rows * width], y[rows * width]), (&expected[..], 77), "{} round {round}: {width}", kernel.name());
         }
     }
@@ -211,10 +211,10 @@ fn norms_agree_where_roots_and_quotients_are_near_integers() {
                 x[width - 1] = (-last).clamp(-32768, 32767) as i16;
                 let d = vec![0; width];
                 let mut expected = x.clone();
-                Kernel::REFERENCE.add_norm(&mut expected, &d, width);
+                Kernel::REFERENCE.add_norm(&mut expected, &d, width).unwrap();
                 for kernel in others() {
                     let mut y = x.clone();
-                    kernel.add_norm(&mut y, &d, width);
+                    kernel.add_norm(&mut y, &d, width).unwrap();
                     assert_eq!(y, expected, "{} width {width} magnitude {magnitude} last {last}", kernel.name());
                 }
             }
@@ -249,7 +249,7 @@ impl Matrix {
     fn packed(&self, kernel: Kernel, width: usize) -> Vec<Vec<i32>> {
         let pack = |first| {
             let mut words = vec![-1; kernel.packed_words(self.n, width)];
-            kernel.pack(&Columns::new(&self.weights, self.n, first, width, &[]), &mut words);
+            kernel.pack(&Columns::new(&self.weights, self.n, first, width, &[]), &mut words).unwrap();
             words
         };
         (0..self.k).step_by(width).map(pack).collect()
@@ -292,28 +292,28 @@ fn layers(v: &mut Values, rounds: usize) -> usize {
         let reference = Kernel::REFERENCE;
         let own = Columns::new(&up.weights, up.n, 0, width, &[]);
         let (mut view, mut sums) = (vec![0; x.len()], vec![0; group_rows * width]);
-        reference.view8(&x, m_in, &mut view);
+        reference.view8(&x, m_in, &mut view).unwrap();
         let mut table = vec![0; group_rows * up.n];
         if groupings > 0 {
-            reference.group_sums(&view, width, &index, groupings, &mut sums);
+            reference.group_sums(&view, width, &index, groupings, &mut sums).unwrap();
         }
         for g in 0..groupings {
             let mut views = vec![0; sizes[g] * width];
-            reference.view8(&sums[starts[g] * width..starts[g + 1] * width], m_group[g], &mut views);
+            reference.view8(&sums[starts[g] * width..starts[g + 1] * width], m_group[g], &mut views).unwrap();
             let columns = Columns::new(&up.weights, up.n, (1 + g) * width, width, &[]);
-            reference.accumulate(&views, &columns, &mut table[starts[g] * up.n..starts[g + 1] * up.n]);
+            reference.accumulate(&views, &columns, &mut table[starts[g] * up.n..starts[g + 1] * up.n]).unwrap();
         }
         let bases = (groupings > 0).then_some(Bases { table: &table, index: &index, groupings });
         let (mut gate_up, mut hidden, mut delta) = (vec![0; rows * up.n], vec![0; rows * inner], vec![0; x.len()]);
-        reference.project(&view, &own, &up.scale(), bases.as_ref(), &mut gate_up);
-        reference.glu(&gate_up, inner, gate_shift, &mut hidden);
-        reference.project(&hidden, &Columns::new(&down.weights, width, 0, inner, &[]), &down.scale(), None, &mut delta);
+        reference.project(&view, &own, &up.scale(), bases.as_ref(), &mut gate_up).unwrap();
+        reference.glu(&gate_up, inner, gate_shift, &mut hidden).unwrap();
+        reference.project(&hidden, &Columns::new(&down.weights, width, 0, inner, &[]), &down.scale(), None, &mut delta).unwrap();
         let mut expected = x.clone();
         if residual_shift > 0 {
             let half = 1 << (residual_shift - 1);
             expected.iter_mut().for_each(|x| *x = reference::sat16((i32::from(*x) + half) >> residual_shift));
         }
-        reference.add_norm(&mut expected, &delta, width);
+        reference.add_norm(&mut expected, &delta, width).unwrap();
 
         for kernel in Kernel::available() {
             let (up_packed, down_packed) = (up.packed(kernel, width), down.packed(kernel, inner));

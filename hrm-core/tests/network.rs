@@ -65,8 +65,8 @@ fn states_are_the_same_with_any_memory() {
                         continue;
                     };
                     run.start(&tokens, 3, 0).unwrap();
-                    run.segment();
-                    run.segment();
+                    run.segment().unwrap();
+                    run.segment().unwrap();
                     assert_eq!(run.hash(), expected, "{name} {products} {tile} {cut}");
                 }
             }
@@ -90,12 +90,12 @@ fn the_9x9_shape_fits_128_and_64_kib() {
     // Cells once a field, all others once: the sums of 81 cells are taken 9 times.
     assert_eq!(run.segment_macs() - view.segment_macs(Schedule::Cached), 6 * 8 * 81 * 192 * 48);
     run.start(&testing::random_tokens(&config, 2), 3, 0).unwrap();
-    run.segment();
+    run.segment().unwrap();
     let hash = run.hash();
     let mut arena = vec![0; network.required_bytes(Plan::HOST) / 8];
     let mut run = Run::new(network, &mut arena, Plan::HOST).unwrap();
     run.start(&testing::random_tokens(&config, 2), 3, 0).unwrap();
-    run.segment();
+    run.segment().unwrap();
     assert_eq!(hash, run.hash());
     let needed = network.required_bytes(Plan::ROOMY);
     let mut arena = vec![0; needed / 8];
@@ -143,7 +143,7 @@ fn random_models_stay_alive_and_inside_the_range() {
         let mut run = Run::new(network, &mut arena, Plan::HOST).unwrap();
         run.start(&testing::random_tokens(&config, 2), 3, 0).unwrap();
         for _ in 0..SEGMENTS {
-            run.segment();
+            run.segment().unwrap();
         }
         let (z_h, z_l) = run.carry();
         for z in [z_h, z_l] {
@@ -172,7 +172,7 @@ fn heads_are_read_as_the_law_says() {
             let mut arena = vec![0; network.required_bytes(Plan::HOST).div_ceil(8)];
             let mut run = Run::new(network, &mut arena, Plan::HOST).unwrap();
             run.start(&testing::random_tokens(&config, 2), 3, 0).unwrap();
-            run.segment();
+            run.segment().unwrap();
             let (heads, width) = (view.heads(), usize::from(config.channels));
             let rows: Vec<&[i16]> = run.carry().0.chunks(width).collect();
             let logits = |r: usize| -> Vec<i32> {
@@ -213,8 +213,8 @@ fn one_token_changes_every_row() {
             let mut tokens = testing::random_tokens(&config, 2);
             tokens[0] = 2 + flip;
             run.start(&tokens, 3, 0).unwrap();
-            run.segment();
-            run.segment();
+            run.segment().unwrap();
+            run.segment().unwrap();
             run.carry().0.to_vec()
         });
         let width = usize::from(config.channels);
@@ -244,7 +244,7 @@ fn symbols_relabelled_are_fields_permuted() {
             z_l.copy_from_slice(z);
         }
         for _ in 0..4 {
-            run.segment();
+            run.segment().unwrap();
         }
         (run.carry().0.to_vec(), run.answer().to_vec(), run.q())
     };
@@ -313,7 +313,7 @@ fn runs_do_not_depend_on_what_was_in_the_arena() {
         for guess in [0, 1, 0] {
             run.start(&testing::random_tokens(&config, 2), 3, guess).unwrap();
             for _ in 0..3 {
-                run.segment();
+                run.segment().unwrap();
             }
             hashes.push(run.hash());
         }
@@ -322,7 +322,7 @@ fn runs_do_not_depend_on_what_was_in_the_arena() {
         let mut run = Run::new(network, &mut arena, Plan::HOST).unwrap();
         run.start(&testing::random_tokens(&config, 2), 3, 0).unwrap();
         for _ in 0..3 {
-            run.segment();
+            run.segment().unwrap();
         }
         assert_eq!(hashes[0], run.hash(), "{name}");
     }

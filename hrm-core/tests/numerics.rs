@@ -72,7 +72,7 @@ fn norms_are_right_to_half_a_step_and_half_a_thousandth() {
         let deviation = 2f64.powf(f64::from(s.next_u32() % 1600) / 100.0 - 9.0);
         let x: Vec<i16> = (0..n).map(|_| (f64::from(s.next_normals()[0]) * deviation).clamp(-32768.0, 32767.0) as i16).collect();
         let mut y = x.clone();
-        Kernel::REFERENCE.add_norm(&mut y, &vec![0; n], n);
+        Kernel::REFERENCE.add_norm(&mut y, &vec![0; n], n).unwrap();
         let mean: f64 = x.iter().map(|&x| (f64::from(x) / 1024.0).powi(2)).sum::<f64>() / n as f64;
         let factor = 1.0 / (mean + 1e-5).sqrt();
         for (&x, &y) in x.iter().zip(&y) {
@@ -88,10 +88,10 @@ fn norms_are_right_to_half_a_step_and_half_a_thousandth() {
     // The ends: all zero, and all at the lower bound.
     assert_eq!(norm_factor(0, 48).1, 6);
     let mut x = vec![i16::MIN; 1024];
-    Kernel::REFERENCE.add_norm(&mut x, &vec![i16::MIN; 1024], 1024);
+    Kernel::REFERENCE.add_norm(&mut x, &vec![i16::MIN; 1024], 1024).unwrap();
     assert!(x.iter().all(|&x| (-1025..=-1023).contains(&x)), "{}", x[0]);
     let mut x = vec![0; 1024];
-    Kernel::REFERENCE.add_norm(&mut x, &vec![0; 1024], 1024);
+    Kernel::REFERENCE.add_norm(&mut x, &vec![0; 1024], 1024).unwrap();
     assert!(x.iter().all(|&x| x == 0));
 }
 
@@ -120,7 +120,7 @@ fn attention_is_the_float_attention_to_a_step() {
         let keys: Vec<u16> = (0..rows as u16).rev().collect();
         let (mut weights, mut out) = (vec![0; rows], vec![0; d]);
         // An output view of 1: o is Q7 of the value's step.
-        attend(&q, &k, &v, (d, 0), &keys, m_score as u32, 256, &mut weights, &mut out);
+        attend(&q, &k, &v, (d, 0), &keys, m_score as u32, 256, &mut weights, &mut out).unwrap();
         let scores: Vec<f64> = (0..rows)
             .map(|r| (0..d).map(|i| f64::from(q[i]) * f64::from(k[r * d + i])).sum::<f64>() / ((d as f64).sqrt() * 1008.0))
             .collect();

@@ -41,7 +41,7 @@ fn guesses(start: Start, options: Options) -> Vec<(u16, Vec<u8>, Vec<u8>, u16)> 
     let mut memory = vec![0; Solver::required_bytes(81, &options)];
     let mut solver = Solver::new(&mut run, &puzzle(), options, &mut memory).unwrap();
     let mut out: Vec<(u16, Vec<u8>, Vec<u8>, u16)> = Vec::new();
-    while let Some(event) = solver.step() {
+    while let Some(event) = solver.step().unwrap() {
         let (tokens, answer) = (solver.run().tokens().to_vec(), solver.answer_now().to_vec());
         if out.last().is_none_or(|last| last.0 != event.guess) {
             out.push((event.guess, tokens, Vec::new(), 0));

@@ -9,7 +9,7 @@ use hrm_core::iterate::{Halt, Policy};
 use hrm_core::schedule::DEFAULT_GUESSES;
 use hrm_core::solve::{Event, Options, Outcome, Perturb, Select, SolveError, Solver};
 use hrm_core::task::Sudoku;
-use hrm_core::{Config, FormatError, Kernel, MemoryError, ModelView, Network, Plan, Run};
+use hrm_core::{Broken, Config, FormatError, Kernel, MemoryError, ModelView, Network, Plan, Run};
 use self_cell::self_cell;
 
 use crate::builtin;
@@ -271,7 +271,7 @@ impl Model {
     /// Runs the file's self-test: the expected and the found state hash; none if the file has no test.
     ///
     /// # Errors
-    /// Never for a model that was loaded: its tokens were checked.
+    /// Never for a model that was loaded: its tokens were checked. [`SolveError::Broken`] would be a mistake of this program.
     pub fn self_test(&self) -> Result<Option<(u64, u64)>, SolveError> {
         let Some(test) = self.view().self_test() else { return Ok(None) };
         let network = *self.network();
@@ -279,7 +279,7 @@ impl Model {
         let mut run = Run::new(network, &mut arena, Plan::HOST).map_err(SolveError::Memory)?;
         run.start(test.tokens, test.seed, 0).map_err(SolveError::Input)?;
         for _ in 0..test.segments {
-            run.segment();
+            run.segment()?;
         }
         Ok(Some((test.hash, run.hash())))
     }
@@ -311,11 +311,11 @@ impl Model {
         options: &Options,
         observe: impl FnMut(&mut Solver<'_, '_, '_>, &Event),
     ) -> Result<Solved, SolveError> {
-        self.solve_by(workspace, tokens, options, |run| Ok(run.segment()), observe)
+        self.solve_by(workspace, tokens, options, |run| Ok(run.segment()?), observe)
     }
 
     /// [`Model::solve_in`] with segments computed by `segment`, which has the contract of [`Run::segment`].
-    pub(crate) fn solve_by<E: From<SolveError>>(
+    pub(crate) fn solve_by<E: From<SolveError> + From<Broken>>(
         &self,
         workspace: &mut Workspace,
         tokens: &[u8],
@@ -335,11 +335,7 @@ impl Model {
         }
         let mut run = Run::new(network, &mut workspace.arena, Plan::HOST).map_err(SolveError::Memory)?;
         let mut solver = Solver::new(&mut run, tokens, *options, &mut workspace.memory)?;
-        let mut failure = None;
-        while let Some(event) = solver.step_by(|run| segment(run).map_err(|e| failure = Some(e)).unwrap_or(0)) {
-            if let Some(e) = failure {
-                return Err(e);
-            }
+        while let Some(event) = solver.step_by(&mut segment)? {
             observe(&mut solver, &event);
         }
         Ok(Solved::new(&solver.outcome(), begin.elapsed()))

@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hrm_core::Run;
 use hrm_core::solve::{Event, Options, SolveError, Solver};
+use hrm_core::{Broken, Run};
 use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::{
     Datum, Framework, InferenceModelExt, IntoRunnable, SpecialOps as _, TValue, Tensor, TractResult, TypedRunnableModel, tvec,
@@ -66,6 +66,9 @@ pub enum TractError {
     /// The solving loop refuses the puzzle or the settings.
     #[error(transparent)]
     Solve(#[from] SolveError),
+    /// The core could not go on.
+    #[error(transparent)]
+    Broken(#[from] Broken),
 }
 
 /// Outputs of a segment beside the carry.
@@ -179,7 +182,7 @@ impl Tract {
 
     fn advance(&self, run: &mut Run<'_, '_>) -> Result<u16, TractError> {
         let mut heads = Err(TractError::Run("no segment was run".to_owned()));
-        let changed = run.segment_by(|tokens, z_h, z_l| heads = self.segment(tokens, z_h, z_l));
+        let changed = run.segment_by(|tokens, z_h, z_l| heads = self.segment(tokens, z_h, z_l))?;
         let graph = heads?.q;
         let core = run.q();
         if graph != [core.0, core.1][..graph.len().min(2)] {

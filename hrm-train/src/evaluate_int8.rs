@@ -107,7 +107,7 @@ impl Int8 {
             run.start(puzzles[i], self.seed, 0).with_context(|| format!("puzzle {i}"))?;
             let mut outcome = Outcome { exact: Vec::with_capacity(segments), verified: None, hash: 0 };
             for segment in 1..=segments {
-                run.segment();
+                run.segment()?;
                 outcome.exact.push(run.answer() == set.label(i));
                 if outcome.verified.is_none() && set.sudoku.verify(puzzles[i], run.answer()).is_valid() {
                     outcome.verified = Some(segment);
@@ -134,7 +134,7 @@ impl Model for Int8 {
             run.start(puzzles[i], self.seed, 0).with_context(|| format!("puzzle {i}"))?;
             let (mut answers, mut q) = (Vec::with_capacity(segments * tokens), Vec::with_capacity(segments));
             for _ in 0..segments {
-                run.segment();
+                run.segment()?;
                 answers.extend_from_slice(run.answer());
                 q.push(run.q().0 as f32 * scale);
             }

@@ -57,7 +57,7 @@ pub fn int8(model: &Int8, set: &PuzzleSet, n: usize, options: GuessOptions) -> a
     model.each(&puzzles, |i, run| {
         let mut memory = vec![0; memory];
         let mut solver = Solver::new(run, puzzles[i], options, &mut memory).with_context(|| format!("puzzle {}", i + 1))?;
-        let outcome = solver.finish();
+        let outcome = solver.finish()?;
         Ok(Guessed {
             answer: outcome.answer.map(<[u8]>::to_vec),
             guesses: outcome.guesses,

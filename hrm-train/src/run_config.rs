@@ -265,7 +265,7 @@ section! {
         schedule: Schedule = Schedule::Cosine,
         /// Last learning rate of the cosine, as a part of `lr`.
         min_ratio: f64 = 0.01,
-        /// `adam-w` or `adam-atan2`.
+        /// `adam-w`, `adam-atan2` or `muon` (for the matrices of the modules, AdamW for the rest).
         optimizer: OptimizerKind = OptimizerKind::AdamW,
         /// Decay of the first and second moments.
         betas: (f64, f64) = (0.9, 0.95),

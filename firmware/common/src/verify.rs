@@ -17,7 +17,7 @@ use core::fmt::Display;
 
 use hrm_embedded::hrm_core::format::TaskKind;
 use hrm_embedded::hrm_core::task::{PuzzleError, Sudoku};
-use hrm_embedded::hrm_core::{FormatError, InputError, MemoryError, ModelView, Place, Plan, Run};
+use hrm_embedded::hrm_core::{Broken, FormatError, InputError, MemoryError, ModelView, Place, Plan, Run};
 use semihosting::io::{self, Read as _};
 use semihosting::{println, process};
 
@@ -43,6 +43,7 @@ enum Error {
     Memory(MemoryError),
     Input(InputError),
     Puzzle(PuzzleError),
+    Broken(Broken),
 }
 
 impl Display for Error {
@@ -54,6 +55,7 @@ impl Display for Error {
             Self::Memory(e) => e.fmt(f),
             Self::Input(e) => e.fmt(f),
             Self::Puzzle(e) => e.fmt(f),
+            Self::Broken(e) => e.fmt(f),
         }
     }
 }
@@ -81,8 +83,8 @@ fn requests<B: Board>(arenas: [&mut [u64]; 2], packed: &'static mut [i32]) -> Re
         };
         start(&view, &mut run, text)?;
         match command {
-            "run" => hashes::<B>(&mut run, segments),
-            "layers" => layers(&mut run, segments),
+            "run" => hashes::<B>(&mut run, segments)?,
+            "layers" => layers(&mut run, segments)?,
             _ => return Err(Error::Message("the commands are run and layers")),
         }
         println!("done");
@@ -109,7 +111,7 @@ fn self_test(view: &ModelView<'_>, run: &mut Run<'_, '_>) -> Result<(), Error> {
     let Some(test) = view.self_test() else { return Err(Error::Message("the model has no self-test vector")) };
     run.start(test.tokens, test.seed, 0).map_err(Error::Input)?;
     for _ in 0..test.segments {
-        run.segment();
+        run.segment().map_err(Error::Broken)?;
     }
     if run.hash() != test.hash {
         return Err(Error::Message("the self-test of the model gives another state than its file says"));
@@ -130,15 +132,16 @@ fn start(view: &ModelView<'_>, run: &mut Run<'_, '_>, text: &str) -> Result<(), 
     run.start(tokens, 0, 0).map_err(Error::Input)
 }
 
-fn hashes<B: Board>(run: &mut Run<'_, '_>, segments: u16) {
+fn hashes<B: Board>(run: &mut Run<'_, '_>, segments: u16) -> Result<(), Error> {
     let (instructions, ticks) = B::NANOSECONDS_OF_TICKS;
     for i in 1..=segments {
         let before = B::ticks();
-        run.segment();
+        run.segment().map_err(Error::Broken)?;
         let passed = u64::from(B::ticks().wrapping_sub(before));
         println!("segment {} {:016x} {}", i, run.hash(), passed * u64::from(instructions) / u64::from(ticks));
     }
     print_answer(run);
+    Ok(())
 }
 
 fn print_answer(run: &Run<'_, '_>) {
@@ -149,11 +152,12 @@ fn print_answer(run: &Run<'_, '_>) {
     println!();
 }
 
-fn layers(run: &mut Run<'_, '_>, segment: u16) {
+fn layers(run: &mut Run<'_, '_>, segment: u16) -> Result<(), Error> {
     for _ in 1..segment {
-        run.segment();
+        run.segment().map_err(Error::Broken)?;
     }
-    run.segment_watched(Some(&mut |place: Place, hash| println!("layer {} {:016x}", place, hash)));
+    run.segment_watched(Some(&mut |place: Place, hash| println!("layer {} {:016x}", place, hash))).map_err(Error::Broken)?;
+    Ok(())
 }
 
 /// Lines of the standard input.

@@ -61,7 +61,7 @@ pub fn parts(
         Some(mut rest) => plain.map(|columns| {
             let (front, back) = core::mem::take(&mut rest).split_at_mut(kernel.packed_words(columns.n, columns.k));
             rest = back;
-            kernel.pack(&columns, front);
+            kernel.pack(&columns, front).unwrap();
             columns.with_packed(front)
         }),
     };
@@ -73,23 +73,23 @@ pub fn parts(
         (Requant { shift: up.shift, mult: up.mult, bias: up.bias }, Requant { shift: down.shift, mult: down.mult, bias: down.bias });
     let mut count = |what, work: usize, before: u64, after: u64| tell(Count { what, instructions: after - before, work: work as u64 });
     let at = now();
-    kernel.view8(&b.x, block.mlp.m_in, &mut b.view);
+    kernel.view8(&b.x, block.mlp.m_in, &mut b.view).unwrap();
     count("view8", ROWS * 48, at, now());
     let at = now();
-    kernel.group_sums(&b.view, 48, &b.index, 4, &mut b.sums);
+    kernel.group_sums(&b.view, 48, &b.index, 4, &mut b.sums).unwrap();
     count("group sums", ROWS * 48 * 4, at, now());
     let at = now();
-    kernel.accumulate(&b.view, &own, &mut b.table);
+    kernel.accumulate(&b.view, &own, &mut b.table).unwrap();
     count("matmul 72x192x48", ROWS * 192 * 48, at, now());
     let at = now();
     let bases = Bases { table: &b.table, index: &b.index, groupings: 4 };
-    kernel.gated(&b.view, &own, &uq, Some(&bases), block.mlp.gate_shift, &mut b.wide, &mut b.hidden);
+    kernel.gated(&b.view, &own, &uq, Some(&bases), block.mlp.gate_shift, &mut b.wide, &mut b.hidden).unwrap();
     count("gated 72x192x48", ROWS * 192 * 48, at, now());
     let at = now();
-    kernel.project(&b.hidden, &down_columns, &dq, None, &mut b.delta);
+    kernel.project(&b.hidden, &down_columns, &dq, None, &mut b.delta).unwrap();
     count("project 72x48x96", ROWS * 48 * 96, at, now());
     let at = now();
-    kernel.add_norm(&mut b.x, &b.delta, 48);
+    kernel.add_norm(&mut b.x, &b.delta, 48).unwrap();
     count("norm", ROWS * 48, at, now());
 }
 
@@ -117,7 +117,7 @@ pub fn segment(
     let found = run.start(&tokens[..usize::from(view.config().tokens)], 1, 0);
     debug_assert!(found.is_ok());
     let at = now();
-    run.segment();
+    run.segment().unwrap();
     let instructions = now() - at;
     Ok((Count { what: "segment", instructions, work: view.segment_macs(Schedule::Cached) }, run.hash()))
 }

@@ -144,36 +144,36 @@ fn products(b: &mut Buffers, v: &mut Values, kernel: Kernel, round: usize) -> Re
     let bases = (groupings > 0).then_some(&bases);
     let plain = Columns::new(weights, n, first, k, &[]);
     let words = kernel.packed_words(n, k);
-    kernel.pack(&plain, &mut b.packed[..words]);
+    kernel.pack(&plain, &mut b.packed[..words]).unwrap();
     let columns = Columns::new(weights, n, first, k, &b.packed[..words]);
     let fail = |operation, at| Difference { kernel: kernel.name(), operation, round, shape: [rows, n, k], at };
     let count = rows * n;
     let [wide, wide_2] = &mut b.wide;
     let [narrow, narrow_2] = &mut b.narrow;
-    Kernel::REFERENCE.accumulate(a, &plain, &mut wide[..count]);
-    Kernel::REFERENCE.project(a, &plain, &q, bases, &mut narrow[..count]);
+    Kernel::REFERENCE.accumulate(a, &plain, &mut wide[..count]).unwrap();
+    Kernel::REFERENCE.project(a, &plain, &q, bases, &mut narrow[..count]).unwrap();
     let gate_shift = v.below(5) as u32;
     let [hidden, hidden_2] = &mut b.bytes;
     if n.is_multiple_of(2) {
-        reference::glu_rows(&narrow[..count], n / 2, gate_shift, &mut hidden[..count / 2]);
+        reference::glu_rows(&narrow[..count], n / 2, gate_shift, &mut hidden[..count / 2]).unwrap();
     }
     // On the packed form, and without it: still right.
     for (columns, operations) in
         [(&columns, ["accumulate", "project", "gated"]), (&plain, ["accumulate in place", "project in place", "gated in place"])]
     {
         wide_2[..count + GUARD].fill(77);
-        kernel.accumulate(a, columns, &mut wide_2[..count]);
+        kernel.accumulate(a, columns, &mut wide_2[..count]).unwrap();
         if let Some(at) = same(wide_2, wide, count, 77) {
             return Err(fail(operations[0], at));
         }
         narrow_2[..count + GUARD].fill(77);
-        kernel.project(a, columns, &q, bases, &mut narrow_2[..count]);
+        kernel.project(a, columns, &q, bases, &mut narrow_2[..count]).unwrap();
         if let Some(at) = same(narrow_2, narrow, count, 77) {
             return Err(fail(operations[1], at));
         }
         if n.is_multiple_of(2) {
             hidden_2[..count / 2 + GUARD].fill(77);
-            kernel.gated(a, columns, &q, bases, gate_shift, &mut b.scratch[..count], &mut hidden_2[..count / 2]);
+            kernel.gated(a, columns, &q, bases, gate_shift, &mut b.scratch[..count], &mut hidden_2[..count / 2]).unwrap();
             if let Some(at) = same(hidden_2, hidden, count / 2, 77) {
                 return Err(fail(operations[2], at));
             }
@@ -193,9 +193,9 @@ fn elements(b: &mut Buffers, v: &mut Values, kernel: Kernel, round: usize) -> Re
     v.words(&mut x[..2 * count]);
     let m = ((1 + v.below(32767)) as i16 >> v.below(12)).max(1);
     let [out, out_2] = &mut b.bytes;
-    Kernel::REFERENCE.view8(&x[..2 * count], m, &mut out[..2 * count]);
+    Kernel::REFERENCE.view8(&x[..2 * count], m, &mut out[..2 * count]).unwrap();
     out_2[..2 * count + GUARD].fill(77);
-    kernel.view8(&x[..2 * count], m, &mut out_2[..2 * count]);
+    kernel.view8(&x[..2 * count], m, &mut out_2[..2 * count]).unwrap();
     if let Some(at) = same(out_2, out, 2 * count, 77) {
         return Err(fail("view8", at));
     }
@@ -204,17 +204,17 @@ fn elements(b: &mut Buffers, v: &mut Values, kernel: Kernel, round: usize) -> Re
     let index = &b.index[..rows * groupings];
     let sums = &mut b.scratch[..groups * width + GUARD];
     sums.fill(0);
-    Kernel::REFERENCE.group_sums(&out[..count], width, index, groupings, &mut sums[..groups * width]);
+    Kernel::REFERENCE.group_sums(&out[..count], width, index, groupings, &mut sums[..groups * width]).unwrap();
     let sums_2 = &mut b.delta[..groups * width + GUARD];
     sums_2.fill(0);
-    kernel.group_sums(&out[..count], width, index, groupings, &mut sums_2[..groups * width]);
+    kernel.group_sums(&out[..count], width, index, groupings, &mut sums_2[..groups * width]).unwrap();
     if let Some(at) = same(sums_2, sums, groups * width, 0) {
         return Err(fail("group_sums", at));
     }
     let shift = v.below(5) as u32;
-    Kernel::REFERENCE.glu(&x[..2 * count], width, shift, &mut out[..count]);
+    Kernel::REFERENCE.glu(&x[..2 * count], width, shift, &mut out[..count]).unwrap();
     out_2[..count + GUARD].fill(77);
-    kernel.glu(&x[..2 * count], width, shift, &mut out_2[..count]);
+    kernel.glu(&x[..2 * count], width, shift, &mut out_2[..count]).unwrap();
     if let Some(at) = same(out_2, out, count, 77) {
         return Err(fail("glu", at));
     }
@@ -252,8 +252,8 @@ fn elements(b: &mut Buffers, v: &mut Values, kernel: Kernel, round: usize) -> Re
     }
     x_2[..count].copy_from_slice(&x[..count]);
     x_2[count..count + GUARD].fill(77);
-    Kernel::REFERENCE.add_norm(&mut x[..count], &b.delta[..count], width);
-    kernel.add_norm(&mut x_2[..count], &b.delta[..count], width);
+    Kernel::REFERENCE.add_norm(&mut x[..count], &b.delta[..count], width).unwrap();
+    kernel.add_norm(&mut x_2[..count], &b.delta[..count], width).unwrap();
     if let Some(at) = same(x_2, x, count, 77) {
         return Err(fail("add_norm", at));
     }

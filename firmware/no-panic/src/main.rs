@@ -1,14 +1,16 @@
-//! Everything that reads bytes from outside, with a panic handler that does not link: frames, requests and events, puzzles and answers,
-//! model files. What the linker takes has no way to panic, whatever the bytes are. `cargo xtask qemu` builds it; nobody runs it.
+//! Everything that a device runs, with a panic handler that does not link: frames, requests and events, puzzles and answers, model files,
+//! the network in both schedules and on every kernel of the processor, guesses and the service. What the linker takes has no way to
+//! panic, whatever the bytes are. `cargo xtask qemu` builds it; nobody runs it.
 #![no_std]
 #![no_main]
 
 use core::hint::black_box;
 
-use hrm_embedded::hrm_core::ModelView;
 use hrm_embedded::hrm_core::task::{Grid, Sudoku};
+use hrm_embedded::hrm_core::{Kernel, ModelView, Network, Plan, Run};
 use hrm_embedded::protocol::frame::{Inbox, Outbox};
 use hrm_embedded::protocol::{Event, Header, Puzzle, Request, frame_capacity};
+use hrm_embedded::service::{Board, Service};
 
 /// Bytes of a frame for the largest Sudoku.
 const FRAME: usize = frame_capacity(81);
@@ -51,7 +53,52 @@ fn model(bytes: &[u8]) {
     if let Ok(view) = ModelView::in_region(bytes) {
         black_box((view.header(), view.crc(), view.embed(), view.prefix(), view.init(), view.rope(), view.record(), view.self_test()));
         black_box((view.heads(), view.groups(length(bytes)), view.block(length(bytes), length(bytes))));
+        let (mut packed, mut again) = ([0; 256], [0; 256]);
+        for kernel in Kernel::available() {
+            if let Ok(network) = Network::new(view, kernel, unknown(&mut packed)) {
+                network_runs(network, bytes);
+            }
+            if let Ok(network) = Network::with_packed(view, kernel, unknown(&mut again)) {
+                network_serves(network, bytes);
+            }
+        }
+        network_serves(Network::in_place(view), bytes);
     }
+}
+
+/// All that a program may do with a run itself.
+fn network_runs(network: Network<'_>, bytes: &[u8]) {
+    let (mut arena, mut more) = ([0; 256], [0; 256]);
+    let plan = black_box(Plan::HOST);
+    black_box(network.required_bytes(plan));
+    let Ok(mut run) = Run::new_in(network, [unknown(&mut arena), unknown(&mut more)], plan) else { return };
+    let started = run.start(bytes, length(bytes) as u64, 1);
+    run.add_noise(1, 2, length(bytes) as u16, length(bytes) as u16);
+    let watched = run.segment_watched(Some(&mut |place, hash| _ = black_box((place, hash))));
+    let told = run.segment_parts(&mut |part| _ = black_box(part));
+    let set = run.segment_by(|tokens, h, l| _ = black_box((tokens, h, l)));
+    let _ = black_box((started, watched, told, set, run.segment_macs(), run.hash(), run.residual(), run.q(), run.answer(), run.carry()));
+}
+
+/// The service, which runs every other way to solve.
+fn network_serves(network: Network<'_>, bytes: &[u8]) {
+    let (mut arena, mut memory) = ([0; 256], [0; 256]);
+    let board = Board { firmware: "", flash_bytes: 0, ram_bytes: 0 };
+    let plan = black_box(Plan::DEVICE);
+    if let Ok(mut service) = Service::<FRAME>::new(network, unknown(&mut arena), plan, unknown(&mut memory), board) {
+        let mut rest = bytes;
+        while let Some(more) = rest.get(service.feed(rest).max(1)..) {
+            rest = more;
+            service.step(length(rest) as u64, &mut |bytes| length(black_box(bytes)));
+        }
+        service.reset();
+        black_box((service.counters(), service.is_busy()));
+    }
+}
+
+/// Memory whose length the compiler does not know.
+fn unknown<T>(memory: &mut [T]) -> &mut [T] {
+    black_box(memory)
 }
 
 /// A message of either side, and the event that answers it.

@@ -7,6 +7,7 @@
 use core::arch::x86_64::*;
 
 use super::{Bases, Columns, Requant, reference};
+use crate::parts::Broken;
 
 pub use super::reference::{add, inject, scale_down};
 
@@ -29,15 +30,16 @@ const fn block_words(k: usize) -> usize {
 }
 
 /// Packs a block of columns into `out`.
-pub fn pack(w: &Columns<'_>, out: &mut [i32]) {
+pub fn pack(w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
     for (b, block) in out.chunks_exact_mut(block_words(w.k)).enumerate() {
         block.fill(0);
         for lane in 0..LANES.min(w.n - b * LANES) {
-            for (pair, bytes) in block[lane..].iter_mut().step_by(LANES).zip(w.row(b * LANES + lane).chunks(2)) {
+            for (pair, bytes) in block[lane..].iter_mut().step_by(LANES).zip(w.row(b * LANES + lane)?.chunks(2)) {
                 *pair = pair_word(bytes);
             }
         }
     }
+    Ok(())
 }
 
 /// Two bytes as two 16-bit halves of a word; a missing second is 0.
@@ -54,17 +56,18 @@ enum Target<'a> {
 }
 
 /// `out[r][n] = sum_k a[r][k] * w[n][k]`.
-pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
+pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
     if w.packed().len() < packed_words(w.n, w.k) || w.n == 0 || w.k == 0 {
         return reference::accumulate(a, w, out);
     }
     let rows = (a.len() / w.k).min(out.len() / w.n);
     // SAFETY: the CPU has AVX2 (`Kernel` is the proof); `out` has `rows * n` elements and the packed form is complete, just checked.
     unsafe { multiply(a, w, rows, Target::Wide(out.as_mut_ptr())) }
+    Ok(())
 }
 
 /// `out[r][n] = requant(W a + bases + bias)`.
-pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) {
+pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) -> Result<(), Broken> {
     let packed = w.packed().len() >= packed_words(w.n, w.k) && w.n > 0 && w.k > 0;
     let none = Bases { table: &[], index: &[], groupings: 0 };
     let b = bases.unwrap_or(&none);
@@ -79,6 +82,7 @@ pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<
     // SAFETY: as in `accumulate`; bias and multipliers have `n` elements, the index has an entry for each row and grouping and every
     // entry names a row inside the table, all just checked.
     unsafe { multiply(a, w, rows, Target::Narrow(out.as_mut_ptr(), *q, *b)) }
+    Ok(())
 }
 
 /// Goes over the output in row tiles, whose widened activations every panel of channels uses.
@@ -264,9 +268,10 @@ fn store8(out: &mut [i8; 16], x: __m256i) {
 }
 
 /// Hidden values of the gated MLP.
-pub fn glu_rows(gate_up: &[i16], inner: usize, shift: u32, out: &mut [i8]) {
+pub fn glu_rows(gate_up: &[i16], inner: usize, shift: u32, out: &mut [i8]) -> Result<(), Broken> {
     // SAFETY: the CPU has AVX2 (`Kernel` is the proof).
     unsafe { glu_simd(gate_up, inner, shift, out) }
+    Ok(())
 }
 
 /// The table is read element by element, the arithmetic around it is that of 16 lanes.
@@ -327,9 +332,10 @@ fn look_up(index: __m256i) -> [__m256i; 2] {
 }
 
 /// `x <- norm(sat16(x + d))` for each row of `width` elements.
-pub fn add_norm(x: &mut [i16], d: &[i16], width: usize) {
+pub fn add_norm(x: &mut [i16], d: &[i16], width: usize) -> Result<(), Broken> {
     // SAFETY: the CPU has AVX2 (`Kernel` is the proof).
     unsafe { add_norm_simd(x, d, width) }
+    Ok(())
 }
 
 #[target_feature(enable = "avx2")]
@@ -392,9 +398,10 @@ fn norm_factor(sum: u64, width: usize) -> (i16, u32) {
 }
 
 /// Adds each row of `a` (`[R, C]`) to the sums (`[group rows, C]`) of its groups; `index` is `[R, G]`.
-pub fn group_sums(a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) {
+pub fn group_sums(a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) -> Result<(), Broken> {
     // SAFETY: the CPU has AVX2 (`Kernel` is the proof).
     unsafe { group_sums_simd(a, channels, index, groupings, sums) }
+    Ok(())
 }
 
 #[target_feature(enable = "avx2")]

@@ -24,6 +24,8 @@ mod simd128;
 pub mod tables;
 mod tiled;
 
+use crate::parts::{Broken, OrBroken, Parts, holds};
+
 /// A block of columns of an int8 matrix, `[n, k]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Columns<'a> {
@@ -50,17 +52,19 @@ impl<'a> Columns<'a> {
     }
 
     /// Weights of output channel `n`.
+    ///
+    /// # Errors
+    /// There is no such channel, or its row has fewer columns.
     #[inline]
-    #[must_use]
-    pub fn row(&self, n: usize) -> &'a [i8] {
+    pub fn row(&self, n: usize) -> Result<&'a [i8], Broken> {
         let at = n * self.stride + self.first;
-        &self.weights[at..at + self.k]
+        self.weights.part(at..at + self.k)
     }
 
     /// The row-major weights from the first of this block on, and the distance of two rows.
     #[must_use]
     pub fn in_place(&self) -> (&'a [i8], usize) {
-        (&self.weights[self.first.min(self.weights.len())..], self.stride)
+        (self.weights.get(self.first..).unwrap_or_default(), self.stride)
     }
 
     /// The same block with what [`Kernel::pack`] made of it.
@@ -100,10 +104,12 @@ pub struct Bases<'a> {
 
 impl<'a> Bases<'a> {
     /// Group rows of row `r`.
+    ///
+    /// # Errors
+    /// The index has fewer rows.
     #[inline]
-    #[must_use]
-    pub fn of(&self, r: usize) -> &'a [u16] {
-        &self.index[r * self.groupings..(r + 1) * self.groupings]
+    pub fn of(&self, r: usize) -> Result<&'a [u16], Broken> {
+        self.index.part(r * self.groupings..(r + 1) * self.groupings)
     }
 }
 
@@ -161,6 +167,8 @@ pub struct MlpScratch<'a> {
 }
 
 /// A kernel that this CPU can execute. Obtained from [`Kernel::best`] or [`Kernel::by_name`], which prove the CPU feature.
+///
+/// Its operations are [`Broken`] if their slices do not have the shapes they say; then what they have written means nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kernel(Isa);
 
@@ -342,32 +350,58 @@ impl Kernel {
     }
 
     /// Packs a block of columns into `out`, of [`Kernel::packed_words`] words.
-    pub fn pack(self, w: &Columns<'_>, out: &mut [i32]) {
-        dispatch!(self.0, pack(w, out));
+    ///
+    /// # Errors
+    /// `out` has another length, or the block has fewer weights than it says.
+    pub fn pack(self, w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
+        holds(out.len() == self.packed_words(w.n, w.k))?;
+        if out.is_empty() {
+            return Ok(());
+        }
+        dispatch!(self.0, pack(w, out))
     }
 
     /// `out = view8(x, m)` element by element; `1 <= m`.
-    pub fn view8(self, x: &[i16], m: i16, out: &mut [i8]) {
-        let n = x.len().min(out.len());
-        dispatch!(self.0, view8_slice(&x[..n], m, &mut out[..n]));
+    ///
+    /// # Errors
+    /// Another number of elements.
+    pub fn view8(self, x: &[i16], m: i16, out: &mut [i8]) -> Result<(), Broken> {
+        holds(x.len() == out.len())?;
+        dispatch!(self.0, view8_slice(x, m, out));
+        Ok(())
     }
 
     /// `out[r][n] = sum_k a[r][k] * w[n][k]`; `a` `[R, K]`, `out` `[R, N]`.
-    pub fn accumulate(self, a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
-        dispatch!(self.0, accumulate(a, w, out));
+    ///
+    /// # Errors
+    /// Other shapes.
+    pub fn accumulate(self, a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
+        same_rows((a.len(), w.k), (out.len(), w.n))?;
+        dispatch!(self.0, accumulate(a, w, out))
     }
 
     /// `out[r][n] = requant(W a + bases + bias)`; `a` `[R, K]`, `out` `[R, N]`.
-    pub fn project(self, a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) {
-        dispatch!(self.0, project(a, w, q, bases, out));
+    ///
+    /// # Errors
+    /// Other shapes, or a base outside its table.
+    pub fn project(self, a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) -> Result<(), Broken> {
+        same_rows((a.len(), w.k), (out.len(), w.n))?;
+        dispatch!(self.0, project(a, w, q, bases, out))
     }
 
     /// Hidden values of the gated MLP: `gate_up` `[R, 2I]`, `out` `[R, I]`; `shift` (0 to 4) is that of the gate's unit.
-    pub fn glu(self, gate_up: &[i16], inner: usize, shift: u32, out: &mut [i8]) {
-        dispatch!(self.0, glu_rows(gate_up, inner, shift, out));
+    ///
+    /// # Errors
+    /// Other shapes.
+    pub fn glu(self, gate_up: &[i16], inner: usize, shift: u32, out: &mut [i8]) -> Result<(), Broken> {
+        same_rows((gate_up.len(), 2 * inner), (out.len(), inner))?;
+        dispatch!(self.0, glu_rows(gate_up, inner, shift, out))
     }
 
     /// Hidden values of the gated MLP from its input: [`Kernel::project`] into `gate_up` (`[R, 2I]`, scratch), then [`Kernel::glu`].
+    ///
+    /// # Errors
+    /// Other shapes, or a base outside its table.
     #[expect(clippy::too_many_arguments, reason = "two operations in one")]
     pub fn gated(
         self,
@@ -378,7 +412,9 @@ impl Kernel {
         shift: u32,
         gate_up: &mut [i16],
         out: &mut [i8],
-    ) {
+    ) -> Result<(), Broken> {
+        let rows = same_rows((a.len(), w.k), (gate_up.len(), w.n))?;
+        holds(out.len() == rows * (w.n / 2))?;
         match self.0 {
             #[cfg(hrm_isa = "dsp")]
             Isa::Armv7em => armv7em::gated(a, w, q, bases, shift, gate_up, out),
@@ -394,15 +430,19 @@ impl Kernel {
             Isa::Simd128 => simd128::gated(a, w, q, bases, shift, gate_up, out),
             Isa::Scalar => scalar::gated(a, w, q, bases, shift, gate_up, out),
             _ => {
-                self.project(a, w, q, bases, gate_up);
-                self.glu(gate_up, w.n / 2, shift, out);
+                self.project(a, w, q, bases, gate_up)?;
+                self.glu(gate_up, w.n / 2, shift, out)
             }
         }
     }
 
     /// `x <- norm(sat16(x + d))` for each row of `width` elements.
-    pub fn add_norm(self, x: &mut [i16], d: &[i16], width: usize) {
-        dispatch!(self.0, add_norm(x, d, width));
+    ///
+    /// # Errors
+    /// Another number of elements, or no whole rows.
+    pub fn add_norm(self, x: &mut [i16], d: &[i16], width: usize) -> Result<(), Broken> {
+        same_rows((x.len(), width), (d.len(), width))?;
+        dispatch!(self.0, add_norm(x, d, width))
     }
 
     /// `x <- sat16(x + d)`, as far as both go.
@@ -434,7 +474,19 @@ impl Kernel {
     }
 
     /// Adds each row of `a` (`[R, C]`) to the sums (`[group rows, C]`) of its groups; `index` is `[R, G]`. Sums of at most 256 rows fit.
-    pub fn group_sums(self, a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) {
-        dispatch!(self.0, group_sums(a, channels, index, groupings, sums));
+    ///
+    /// # Errors
+    /// Other shapes, or a group row outside the sums.
+    pub fn group_sums(self, a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) -> Result<(), Broken> {
+        same_rows((a.len(), channels), (index.len(), groupings))?;
+        dispatch!(self.0, group_sums(a, channels, index, groupings, sums))
     }
+}
+
+/// The number of whole rows of which both are made, given as (elements, elements of a row).
+#[inline(always)]
+fn same_rows(a: (usize, usize), b: (usize, usize)) -> Result<usize, Broken> {
+    let rows = a.0.checked_div(a.1).or_broken()?;
+    holds(rows * a.1 == a.0 && rows * b.1 == b.0)?;
+    Ok(rows)
 }

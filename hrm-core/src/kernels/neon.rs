@@ -9,6 +9,7 @@ use core::arch::asm;
 
 use super::tiled::{self, MOST_COLUMNS, Tile};
 use super::{Bases, Columns, Requant};
+use crate::parts::{Broken, Parts};
 
 pub use super::reference::{add, add_norm, glu_rows, group_sums, inject, scale_down, view8_slice};
 
@@ -23,15 +24,17 @@ pub const fn packed_words(n: usize, k: usize) -> usize {
 }
 
 /// Packs a block of columns into `out`.
-pub fn pack(w: &Columns<'_>, out: &mut [i32]) {
-    for (p, panel) in out.chunks_exact_mut(CHANNELS * w.k.div_ceil(QUAD)).enumerate() {
+pub fn pack(w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
+    for (p, panel) in out.rows_mut(CHANNELS * w.k.div_ceil(QUAD))?.enumerate() {
         panel.fill(0);
         for channel in 0..CHANNELS.min(w.n.saturating_sub(p * CHANNELS)) {
-            for (word, quad) in panel[channel..].iter_mut().step_by(CHANNELS).zip(w.row(p * CHANNELS + channel).chunks(QUAD)) {
-                *word = word_of(quad);
+            let row = w.row(p * CHANNELS + channel)?;
+            for (words, quad) in panel.as_chunks_mut::<CHANNELS>().0.iter_mut().zip(row.chunks(QUAD)) {
+                words[channel] = word_of(quad);
             }
         }
     }
+    Ok(())
 }
 
 /// Up to four bytes as a word, the rest zeros.
@@ -57,20 +60,22 @@ impl Tile for Sdot {
     }
 
     #[inline(always)]
-    fn arrange(rows: &[i8], k: usize, out: &mut [i32]) {
-        for (r, row) in rows.chunks_exact(k).enumerate() {
-            for (to, quad) in out.as_chunks_mut::<ROWS>().0.iter_mut().zip(row.chunks(QUAD)) {
+    fn arrange(rows: &[i8], k: usize, out: &mut [i32]) -> Result<(), Broken> {
+        let places = out.part_mut(..ROWS * k.div_ceil(QUAD))?.as_chunks_mut::<ROWS>().0;
+        for (r, row) in rows.rows(k)?.enumerate() {
+            for (to, quad) in places.iter_mut().zip(row.chunks(QUAD)) {
                 to[r % ROWS] = word_of(quad);
             }
         }
+        Ok(())
     }
 
     #[inline(always)]
-    fn dot(input: &[i32], w: &Columns<'_>, _rows: usize, first: usize, panels: usize, sums: &mut [i32]) {
+    fn dot(input: &[i32], w: &Columns<'_>, _rows: usize, first: usize, panels: usize, sums: &mut [i32]) -> Result<(), Broken> {
         let quads = w.k.div_ceil(QUAD);
-        let input = &input[..ROWS * quads];
-        let weights = w.packed()[first * quads..].chunks_exact(CHANNELS * quads);
-        for (weights, sums) in weights.zip(sums.as_chunks_mut::<{ ROWS * CHANNELS }>().0.iter_mut().take(panels)) {
+        let (input, sums) = (input.part(..ROWS * quads)?, sums.part_mut(..panels * ROWS * CHANNELS)?);
+        let weights = w.packed().part(first * quads..(first + panels * CHANNELS) * quads)?.rows(CHANNELS * quads)?;
+        for (weights, sums) in weights.zip(sums.as_chunks_mut::<{ ROWS * CHANNELS }>().0) {
             // SAFETY: the CPU has the extension (`Kernel` is the proof). The loop reads `quads` times four words of the input and eight of
             // the weights, and reads and writes the 32 sums; `quads` is not 0, as the block is ready.
             unsafe {
@@ -104,20 +109,29 @@ impl Tile for Sdot {
                 );
             }
         }
+        Ok(())
     }
 }
 
 /// `out[r][n] = sum_k a[r][k] * w[n][k]`.
-pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
-    tiled::accumulate::<Sdot>(a, w, out);
+pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
+    tiled::accumulate::<Sdot>(a, w, out)
 }
 
 /// `out[r][n] = requant(W a + bases + bias)`.
-pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) {
-    tiled::project::<Sdot>(a, w, q, bases, out);
+pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) -> Result<(), Broken> {
+    tiled::project::<Sdot>(a, w, q, bases, out)
 }
 
 /// [`project`], then the hidden values of the gated MLP.
-pub fn gated(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, shift: u32, gate_up: &mut [i16], out: &mut [i8]) {
-    tiled::gated::<Sdot>(a, w, q, bases, shift, gate_up, out);
+pub fn gated(
+    a: &[i8],
+    w: &Columns<'_>,
+    q: &Requant<'_>,
+    bases: Option<&Bases<'_>>,
+    shift: u32,
+    gate_up: &mut [i16],
+    out: &mut [i8],
+) -> Result<(), Broken> {
+    tiled::gated::<Sdot>(a, w, q, bases, shift, gate_up, out)
 }

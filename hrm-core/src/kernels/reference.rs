@@ -4,6 +4,7 @@
 
 use super::tables::{EXP2, SILU_BASE, SILU_SLOPE};
 use super::{Bases, Columns, Requant};
+use crate::parts::{Broken, OrBroken, Parts};
 
 /// Clamps to `i8`.
 #[inline]
@@ -51,7 +52,7 @@ pub const fn requant(acc: i32, shift: u32, mult: i32) -> i16 {
 pub const fn silu(g: i16, shift: u32) -> i16 {
     let (magnitude, end) = (g.unsigned_abs(), 8191 >> shift);
     let t = (if magnitude > end { end } else { magnitude } as i32) << shift;
-    let (i, f) = ((t >> 7) as usize, t & 127);
+    let (i, f) = ((t >> 7) as usize & 63, t & 127);
     let d = (SILU_BASE[i] as i32 + ((SILU_SLOPE[i] as i32 * f + 64) >> 7) + 8) >> 4;
     let positive = if g > 0 { g as i32 } else { 0 };
     sat16(positive + ((d + ((1 << shift) >> 1)) >> shift))
@@ -75,17 +76,23 @@ pub const fn isqrt(v: u32) -> u32 {
 #[must_use]
 pub const fn norm_factor(sum: u64, n: usize) -> (i16, u32) {
     // One 32-bit division where that is enough: cores without a 64-bit one are several times faster.
-    let mean = if sum >> 32 == 0 { sum as u32 / n as u32 } else { (sum / n as u64) as u32 };
-    let v = mean + 10;
+    let mean = match (sum >> 32 == 0, n) {
+        (_, 0) => 0,
+        (true, n) => sum as u32 / n as u32,
+        (false, n) => (sum / n as u64) as u32,
+    };
+    // A mean of squares of 16-bit values is at most 2^30, so the mask only shows that the logarithm exists.
+    let v = (mean & 0x7fff_ffff) + 10;
     let e = v.ilog2() / 2;
-    let q = isqrt(v << (30 - 2 * e));
+    // The root of 2^30 or more: as above, it shows that it is not 0.
+    let q = isqrt(v << (30 - 2 * e)) | 1 << 15;
     let r = (1u32 << 30) / q;
     (if r > 32767 { 32767 } else { r as i16 }, e + 5)
 }
 
 /// `x <- norm(sat16(x + d))` for each row of `width` elements.
-pub fn add_norm(x: &mut [i16], d: &[i16], width: usize) {
-    for (x, d) in x.chunks_exact_mut(width).zip(d.chunks_exact(width)) {
+pub fn add_norm(x: &mut [i16], d: &[i16], width: usize) -> Result<(), Broken> {
+    for (x, d) in x.rows_mut(width)?.zip(d.rows(width)?) {
         let mut sum = 0u64;
         for (x, &d) in x.iter_mut().zip(d) {
             *x = x.saturating_add(d);
@@ -97,6 +104,7 @@ pub fn add_norm(x: &mut [i16], d: &[i16], width: usize) {
             *x = sat16((i32::from(*x) * i32::from(r) + (1 << (shift - 1))) >> shift);
         }
     }
+    Ok(())
 }
 
 /// `x <- sat16(x + d)`.
@@ -131,13 +139,14 @@ pub fn view8_slice(x: &[i16], m: i16, out: &mut [i8]) {
 }
 
 /// Hidden values of `rows` rows: `gate_up` is `[rows, 2I]` (gate, of the unit `2^(shift - 10)`, then up), `out` is `[rows, I]`.
-pub fn glu_rows(gate_up: &[i16], inner: usize, shift: u32, out: &mut [i8]) {
-    for (row, out) in gate_up.chunks_exact(2 * inner).zip(out.chunks_exact_mut(inner)) {
-        let (gate, up) = row.split_at(inner);
+pub fn glu_rows(gate_up: &[i16], inner: usize, shift: u32, out: &mut [i8]) -> Result<(), Broken> {
+    for (row, out) in gate_up.rows(2 * inner)?.zip(out.rows_mut(inner)?) {
+        let (gate, up) = row.split_at_checked(inner).or_broken()?;
         for ((o, &g), &u) in out.iter_mut().zip(gate).zip(up) {
             *o = glu(g, u, shift);
         }
     }
+    Ok(())
 }
 
 /// Weights are read in place: no packed form.
@@ -146,46 +155,51 @@ pub const fn packed_words(_n: usize, _k: usize) -> usize {
 }
 
 /// Nothing to do.
-pub const fn pack(_w: &Columns<'_>, _out: &mut [i32]) {}
+pub const fn pack(_w: &Columns<'_>, _out: &mut [i32]) -> Result<(), Broken> {
+    Ok(())
+}
 
 fn dot(a: &[i8], w: &[i8]) -> i32 {
     a.iter().zip(w).map(|(&a, &w)| i32::from(a) * i32::from(w)).sum()
 }
 
 /// `out[r][n] = sum_k a[r][k] * w[n][k]`: `a` is `[R, K]`, `out` `[R, N]`.
-pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
-    for (a, out) in a.chunks_exact(w.k).zip(out.chunks_exact_mut(w.n)) {
+pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
+    for (a, out) in a.rows(w.k)?.zip(out.rows_mut(w.n)?) {
         for (n, o) in out.iter_mut().enumerate() {
-            *o = dot(a, w.row(n));
+            *o = dot(a, w.row(n)?);
         }
     }
+    Ok(())
 }
 
 /// `out[r][n] = requant(W a + bases + bias)`: `a` is `[R, K]`, `out` `[R, N]`.
-pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) {
-    for (r, (a, out)) in a.chunks_exact(w.k).zip(out.chunks_exact_mut(w.n)).enumerate() {
+pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) -> Result<(), Broken> {
+    for (r, (a, out)) in a.rows(w.k)?.zip(out.rows_mut(w.n)?).enumerate() {
         for (n, o) in out.iter_mut().enumerate() {
-            let mut acc = q.bias[n] + dot(a, w.row(n));
+            let mut acc = *q.bias.part(n)? + dot(a, w.row(n)?);
             if let Some(b) = bases {
-                for &group in b.of(r) {
-                    acc += b.table[usize::from(group) * w.n + n];
+                for &group in b.of(r)? {
+                    acc += *b.table.part(usize::from(group) * w.n + n)?;
                 }
             }
-            *o = requant(acc, q.shift, q.mult[n]);
+            *o = requant(acc, q.shift, *q.mult.part(n)?);
         }
     }
+    Ok(())
 }
 
 /// Adds each row of `a` (`[R, C]`) to the sums (`[group rows, C]`) of its groups; `index` is `[R, G]`.
-pub fn group_sums(a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) {
-    for (row, groups) in a.chunks_exact(channels).zip(index.chunks_exact(groupings)) {
+pub fn group_sums(a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) -> Result<(), Broken> {
+    for (row, groups) in a.rows(channels)?.zip(index.rows(groupings)?) {
         for &group in groups {
             let at = usize::from(group) * channels;
-            for (s, &x) in sums[at..at + channels].iter_mut().zip(row) {
+            for (s, &x) in sums.part_mut(at..at + channels)?.iter_mut().zip(row) {
                 *s = s.wrapping_add(i16::from(x));
             }
         }
     }
+    Ok(())
 }
 
 /// Rotates the pairs `(i, i + d/2)` of one head vector. `cos`, `sin`: Q15, `[d/2]`.
@@ -209,6 +223,9 @@ pub const fn softmax_weight(below: u32, m_score: u32) -> i32 {
 
 /// One head of one query: `q8` is `[d]`; keys and values are read at `stride` from `offset` for each row of `keys`;
 /// `weights` is scratch of one `i32` a key. Writes the output view, `[d]`.
+///
+/// # Errors
+/// A slice is shorter than that.
 #[expect(clippy::too_many_arguments, reason = "the shape of attention")]
 pub fn attend(
     q8: &[i8],
@@ -220,22 +237,27 @@ pub fn attend(
     m_out: i16,
     weights: &mut [i32],
     out: &mut [i8],
-) {
+) -> Result<(), Broken> {
     let d = q8.len();
     let at = |row: u16| usize::from(row) * stride + offset;
+    let weights = weights.part_mut(..keys.len())?;
     let mut max = i32::MIN;
     for (w, &row) in weights.iter_mut().zip(keys) {
-        *w = dot(q8, &k8[at(row)..at(row) + d]);
+        *w = dot(q8, k8.part(at(row)..at(row) + d)?);
         max = max.max(*w);
     }
     let mut total = 0u32;
-    for w in &mut weights[..keys.len()] {
+    for w in &mut *weights {
         *w = softmax_weight((max - *w) as u32, m_score);
         total += *w as u32;
     }
     let reciprocal = ((1u64 << 40) / u64::from(total.max(1))) as i64;
     for (i, o) in out.iter_mut().enumerate() {
-        let sum: i32 = weights.iter().zip(keys).map(|(&w, &row)| w * i32::from(v8[at(row) + i])).sum();
+        let mut sum = 0;
+        for (&w, &row) in weights.iter().zip(keys) {
+            sum += w * i32::from(*v8.part(at(row) + i)?);
+        }
         *o = view8(((i64::from(sum) * reciprocal + (1 << 32)) >> 33) as i16, m_out);
     }
+    Ok(())
 }

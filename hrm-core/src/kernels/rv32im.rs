@@ -8,6 +8,7 @@ use core::arch::naked_asm;
 
 use super::tiled::{self, MOST_COLUMNS, Tile};
 use super::{Bases, Columns, Requant};
+use crate::parts::{Broken, Parts};
 
 pub use super::reference::{add, add_norm, glu_rows, group_sums, inject, pack, packed_words, scale_down, view8_slice};
 
@@ -28,19 +29,21 @@ impl Tile for Multiplier {
     }
 
     #[inline(always)]
-    fn arrange(rows: &[i8], k: usize, out: &mut [i8]) {
-        tiled::interleave::<SIDE>(rows, k, out);
+    fn arrange(rows: &[i8], k: usize, out: &mut [i8]) -> Result<(), Broken> {
+        tiled::interleave::<SIDE>(rows, k, out)
     }
 
     #[inline(always)]
-    fn dot(input: &[i8], w: &Columns<'_>, _rows: usize, first: usize, panels: usize, sums: &mut [i32]) {
-        let input = &input[..SIDE * w.k];
-        for (p, sums) in sums.as_chunks_mut::<{ SIDE * SIDE }>().0.iter_mut().take(panels).enumerate() {
+    fn dot(input: &[i8], w: &Columns<'_>, _rows: usize, first: usize, panels: usize, sums: &mut [i32]) -> Result<(), Broken> {
+        let (input, sums) = (input.part(..SIDE * w.k)?, sums.part_mut(..panels * SIDE * SIDE)?);
+        for (p, sums) in sums.as_chunks_mut::<{ SIDE * SIDE }>().0.iter_mut().enumerate() {
             // Channels behind the last are the last again: their sums are not looked at.
-            let row = |c: usize| w.row((first + p * SIDE + c).min(w.n - 1)).as_ptr();
+            let row = |c: usize| w.row((first + p * SIDE + c).min(w.n - 1)).map(<[i8]>::as_ptr);
+            let weights = [row(0)?, row(1)?, row(2)?, row(3)?];
             // SAFETY: `k` rows of four activations, `k` weights of each channel; `k` is not 0.
-            unsafe { panel(sums, input.as_ptr(), w.k, &[row(0), row(1), row(2), row(3)]) }
+            unsafe { panel(sums, input.as_ptr(), w.k, &weights) }
         }
+        Ok(())
     }
 }
 
@@ -217,16 +220,24 @@ unsafe extern "C" fn panel(sums: &mut [i32; 16], input: *const i8, k: usize, wei
 }
 
 /// `out[r][n] = sum_k a[r][k] * w[n][k]`.
-pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
-    tiled::accumulate::<Multiplier>(a, w, out);
+pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
+    tiled::accumulate::<Multiplier>(a, w, out)
 }
 
 /// `out[r][n] = requant(W a + bases + bias)`.
-pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) {
-    tiled::project::<Multiplier>(a, w, q, bases, out);
+pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) -> Result<(), Broken> {
+    tiled::project::<Multiplier>(a, w, q, bases, out)
 }
 
 /// [`project`], then the hidden values of the gated MLP.
-pub fn gated(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, shift: u32, gate_up: &mut [i16], out: &mut [i8]) {
-    tiled::gated::<Multiplier>(a, w, q, bases, shift, gate_up, out);
+pub fn gated(
+    a: &[i8],
+    w: &Columns<'_>,
+    q: &Requant<'_>,
+    bases: Option<&Bases<'_>>,
+    shift: u32,
+    gate_up: &mut [i16],
+    out: &mut [i8],
+) -> Result<(), Broken> {
+    tiled::gated::<Multiplier>(a, w, q, bases, shift, gate_up, out)
 }

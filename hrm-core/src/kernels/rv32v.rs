@@ -8,6 +8,7 @@ use core::arch::naked_asm;
 
 use super::tiled::{self, MOST_COLUMNS, Tile};
 use super::{Bases, Columns, Requant};
+use crate::parts::{Broken, Parts};
 
 pub use super::reference::{add, add_norm, glu_rows, group_sums, inject, scale_down, view8_slice};
 
@@ -20,16 +21,18 @@ pub const fn packed_words(n: usize, k: usize) -> usize {
 }
 
 /// Packs a block of columns into `out`.
-pub fn pack(w: &Columns<'_>, out: &mut [i32]) {
+pub fn pack(w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
     let out: &mut [i16] = bytemuck::cast_slice_mut(out);
-    for (p, panel) in out.chunks_exact_mut(CHANNELS * w.k).enumerate() {
+    for (p, panel) in out.rows_mut(CHANNELS * w.k)?.enumerate() {
         panel.fill(0);
         for channel in 0..CHANNELS.min(w.n.saturating_sub(p * CHANNELS)) {
-            for (to, &weight) in panel[channel..].iter_mut().step_by(CHANNELS).zip(w.row(p * CHANNELS + channel)) {
-                *to = i16::from(weight);
+            let row = w.row(p * CHANNELS + channel)?;
+            for (to, &weight) in panel.as_chunks_mut::<CHANNELS>().0.iter_mut().zip(row) {
+                to[channel] = i16::from(weight);
             }
         }
     }
+    Ok(())
 }
 
 /// `[K][4 rows]` activations.
@@ -47,19 +50,21 @@ impl Tile for Vectors {
     }
 
     #[inline(always)]
-    fn arrange(rows: &[i8], k: usize, out: &mut [i8]) {
-        tiled::interleave::<ROWS>(rows, k, out);
+    fn arrange(rows: &[i8], k: usize, out: &mut [i8]) -> Result<(), Broken> {
+        tiled::interleave::<ROWS>(rows, k, out)
     }
 
     #[inline(always)]
-    fn dot(input: &[i8], w: &Columns<'_>, _rows: usize, first: usize, panels: usize, sums: &mut [i32]) {
+    fn dot(input: &[i8], w: &Columns<'_>, _rows: usize, first: usize, panels: usize, sums: &mut [i32]) -> Result<(), Broken> {
         let words = CHANNELS * w.k / 2;
-        let weights = &w.packed()[first / CHANNELS * words..][..panels * words];
-        let (input, sums) = (&input[..ROWS * w.k], &mut sums[..panels * ROWS * CHANNELS]);
+        let at = first / CHANNELS * words;
+        let weights = w.packed().part(at..at + panels * words)?;
+        let (input, sums) = (input.part(..ROWS * w.k)?, sums.part_mut(..panels * ROWS * CHANNELS)?);
         if panels > 0 {
             // SAFETY: the slices were just cut to what the loop reads and writes; `k` is not 0, as the block is ready.
             unsafe { panels_of(sums.as_mut_ptr(), input.as_ptr(), weights.as_ptr().cast(), w.k, panels) }
         }
+        Ok(())
     }
 }
 
@@ -112,16 +117,24 @@ unsafe extern "C" fn panels_of(sums: *mut i32, input: *const i8, weights: *const
 }
 
 /// `out[r][n] = sum_k a[r][k] * w[n][k]`.
-pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
-    tiled::accumulate::<Vectors>(a, w, out);
+pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
+    tiled::accumulate::<Vectors>(a, w, out)
 }
 
 /// `out[r][n] = requant(W a + bases + bias)`.
-pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) {
-    tiled::project::<Vectors>(a, w, q, bases, out);
+pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) -> Result<(), Broken> {
+    tiled::project::<Vectors>(a, w, q, bases, out)
 }
 
 /// [`project`], then the hidden values of the gated MLP.
-pub fn gated(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, shift: u32, gate_up: &mut [i16], out: &mut [i8]) {
-    tiled::gated::<Vectors>(a, w, q, bases, shift, gate_up, out);
+pub fn gated(
+    a: &[i8],
+    w: &Columns<'_>,
+    q: &Requant<'_>,
+    bases: Option<&Bases<'_>>,
+    shift: u32,
+    gate_up: &mut [i16],
+    out: &mut [i8],
+) -> Result<(), Broken> {
+    tiled::gated::<Vectors>(a, w, q, bases, shift, gate_up, out)
 }

@@ -3,6 +3,7 @@
 
 use super::tiled::{self, MOST_COLUMNS, Tile};
 use super::{Bases, Columns, Requant};
+use crate::parts::{Broken, Parts};
 
 pub use super::reference::{add, add_norm, glu_rows, group_sums, inject, pack, packed_words, scale_down, view8_slice};
 
@@ -23,22 +24,24 @@ impl Tile for Scalar {
     }
 
     #[inline(always)]
-    fn arrange(rows: &[i8], k: usize, out: &mut [i8]) {
-        tiled::interleave::<SIDE>(rows, k, out);
+    fn arrange(rows: &[i8], k: usize, out: &mut [i8]) -> Result<(), Broken> {
+        tiled::interleave::<SIDE>(rows, k, out)
     }
 
     #[inline(always)]
-    fn dot(input: &[i8], w: &Columns<'_>, _rows: usize, first: usize, panels: usize, sums: &mut [i32]) {
-        for (p, sums) in sums.chunks_exact_mut(SIDE * SIDE).take(panels).enumerate() {
+    fn dot(input: &[i8], w: &Columns<'_>, _rows: usize, first: usize, panels: usize, sums: &mut [i32]) -> Result<(), Broken> {
+        let (input, sums) = (input.part(..SIDE * w.k)?, sums.part_mut(..panels * SIDE * SIDE)?);
+        for (p, sums) in sums.as_chunks_mut::<{ SIDE * SIDE }>().0.iter_mut().enumerate() {
             // Channels behind the last are the last again: their sums are not looked at.
             let row = |c: usize| w.row((first + p * SIDE + c).min(w.n - 1));
-            panel(&input[..SIDE * w.k], [row(0), row(1), row(2), row(3)], sums);
+            panel(input, [row(0)?, row(1)?, row(2)?, row(3)?], sums);
         }
+        Ok(())
     }
 }
 
 #[inline(never)]
-fn panel(input: &[i8], [w0, w1, w2, w3]: [&[i8]; 4], sums: &mut [i32]) {
+fn panel(input: &[i8], [w0, w1, w2, w3]: [&[i8]; 4], sums: &mut [i32; SIDE * SIDE]) {
     let mut acc = [[0i32; SIDE]; SIDE];
     let weights = w0.iter().zip(w1).zip(w2.iter().zip(w3));
     for (a, ((&w0, &w1), (&w2, &w3))) in input.chunks_exact(SIDE).zip(weights) {
@@ -56,16 +59,24 @@ fn panel(input: &[i8], [w0, w1, w2, w3]: [&[i8]; 4], sums: &mut [i32]) {
 }
 
 /// `out[r][n] = sum_k a[r][k] * w[n][k]`.
-pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
-    tiled::accumulate::<Scalar>(a, w, out);
+pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
+    tiled::accumulate::<Scalar>(a, w, out)
 }
 
 /// `out[r][n] = requant(W a + bases + bias)`.
-pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) {
-    tiled::project::<Scalar>(a, w, q, bases, out);
+pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) -> Result<(), Broken> {
+    tiled::project::<Scalar>(a, w, q, bases, out)
 }
 
 /// [`project`], then the hidden values of the gated MLP.
-pub fn gated(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, shift: u32, gate_up: &mut [i16], out: &mut [i8]) {
-    tiled::gated::<Scalar>(a, w, q, bases, shift, gate_up, out);
+pub fn gated(
+    a: &[i8],
+    w: &Columns<'_>,
+    q: &Requant<'_>,
+    bases: Option<&Bases<'_>>,
+    shift: u32,
+    gate_up: &mut [i16],
+    out: &mut [i8],
+) -> Result<(), Broken> {
+    tiled::gated::<Scalar>(a, w, q, bases, shift, gate_up, out)
 }

@@ -5,6 +5,7 @@ use core::arch::wasm32::{i32x4, i32x4_add, i32x4_dot_i16x8, i32x4_extract_lane, 
 
 use super::tiled::{self, MOST_COLUMNS, Tile};
 use super::{Bases, Columns, Requant};
+use crate::parts::{Broken, Parts};
 
 pub use super::reference::{add, add_norm, glu_rows, group_sums, inject, scale_down, view8_slice};
 pub use super::tiled::pair_words as packed_words;
@@ -12,16 +13,17 @@ pub use super::tiled::pair_words as packed_words;
 const SIDE: usize = 4;
 
 /// Packs a block of columns into `out` as pairs of 16-bit values, `[N / 4][K / 2][4]` words.
-pub fn pack(w: &Columns<'_>, out: &mut [i32]) {
-    for (p, panel) in out.chunks_exact_mut(SIDE * w.k.div_ceil(2)).enumerate() {
+pub fn pack(w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
+    for (p, panel) in out.rows_mut(SIDE * w.k.div_ceil(2))?.enumerate() {
         panel.fill(0);
         for channel in 0..SIDE.min(w.n.saturating_sub(p * SIDE)) {
-            let row = w.row(p * SIDE + channel);
-            for (word, pair) in panel[channel..].iter_mut().step_by(SIDE).zip(row.chunks(2)) {
-                *word = tiled::pair_of(pair[0], pair.get(1).copied().unwrap_or(0));
+            let row = w.row(p * SIDE + channel)?;
+            for (words, pair) in panel.as_chunks_mut::<SIDE>().0.iter_mut().zip(row.chunks(2)) {
+                words[channel] = tiled::pair_of(pair[0], pair.get(1).copied().unwrap_or(0));
             }
         }
     }
+    Ok(())
 }
 
 /// `[K / 2][4 rows]` pairs.
@@ -39,20 +41,22 @@ impl Tile for Simd128 {
     }
 
     #[inline(always)]
-    fn arrange(rows: &[i8], k: usize, out: &mut [i32]) {
-        for (r, row) in rows.chunks_exact(k).enumerate() {
-            for (to, pair) in out.as_chunks_mut::<SIDE>().0.iter_mut().zip(row.chunks(2)) {
+    fn arrange(rows: &[i8], k: usize, out: &mut [i32]) -> Result<(), Broken> {
+        let places = out.part_mut(..SIDE * k.div_ceil(2))?.as_chunks_mut::<SIDE>().0;
+        for (r, row) in rows.rows(k)?.enumerate() {
+            for (to, pair) in places.iter_mut().zip(row.chunks(2)) {
                 to[r % SIDE] = tiled::pair_of(pair[0], pair.get(1).copied().unwrap_or(0));
             }
         }
+        Ok(())
     }
 
     #[inline(always)]
-    fn dot(input: &[i32], w: &Columns<'_>, _rows: usize, first: usize, panels: usize, sums: &mut [i32]) {
+    fn dot(input: &[i32], w: &Columns<'_>, _rows: usize, first: usize, panels: usize, sums: &mut [i32]) -> Result<(), Broken> {
         let pairs = w.k.div_ceil(2);
-        let input = &input.as_chunks::<SIDE>().0[..pairs];
-        let weights = w.packed()[first * pairs..].chunks_exact(SIDE * pairs);
-        for (weights, sums) in weights.zip(sums.as_chunks_mut::<{ SIDE * SIDE }>().0.iter_mut().take(panels)) {
+        let (input, sums) = (input.part(..SIDE * pairs)?.as_chunks::<SIDE>().0, sums.part_mut(..panels * SIDE * SIDE)?);
+        let weights = w.packed().part(first * pairs..(first + panels * SIDE) * pairs)?.rows(SIDE * pairs)?;
+        for (weights, sums) in weights.zip(sums.as_chunks_mut::<{ SIDE * SIDE }>().0) {
             let mut acc = [i32x4_splat(0); SIDE];
             for (a, w) in input.iter().zip(weights.as_chunks::<SIDE>().0) {
                 let w = i32x4(w[0], w[1], w[2], w[3]);
@@ -70,20 +74,29 @@ impl Tile for Simd128 {
                 sums.iter_mut().zip(lanes).for_each(|(s, l)| *s += l);
             }
         }
+        Ok(())
     }
 }
 
 /// `out[r][n] = sum_k a[r][k] * w[n][k]`.
-pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
-    tiled::accumulate::<Simd128>(a, w, out);
+pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
+    tiled::accumulate::<Simd128>(a, w, out)
 }
 
 /// `out[r][n] = requant(W a + bases + bias)`.
-pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) {
-    tiled::project::<Simd128>(a, w, q, bases, out);
+pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) -> Result<(), Broken> {
+    tiled::project::<Simd128>(a, w, q, bases, out)
 }
 
 /// [`project`], then the hidden values of the gated MLP.
-pub fn gated(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, shift: u32, gate_up: &mut [i16], out: &mut [i8]) {
-    tiled::gated::<Simd128>(a, w, q, bases, shift, gate_up, out);
+pub fn gated(
+    a: &[i8],
+    w: &Columns<'_>,
+    q: &Requant<'_>,
+    bases: Option<&Bases<'_>>,
+    shift: u32,
+    gate_up: &mut [i16],
+    out: &mut [i8],
+) -> Result<(), Broken> {
+    tiled::gated::<Simd128>(a, w, q, bases, shift, gate_up, out)
 }

@@ -9,6 +9,7 @@ use core::mem::MaybeUninit;
 
 use super::tables::{SILU_BASE, SILU_SLOPE};
 use super::{Bases, Columns, Requant, reference};
+use crate::parts::{Broken, OrBroken, Parts, holds};
 
 /// Most input columns that a tile is arranged for; wider matrices go to the scalar kernel.
 pub(super) const MOST_COLUMNS: usize = 512;
@@ -44,43 +45,51 @@ pub(super) trait Tile {
 
     /// Zeroes the sums of `panels` panels.
     #[inline(always)]
-    fn zero(sums: &mut [i32], panels: usize) {
-        sums[..panels * Self::ROWS * Self::CHANNELS].fill(0);
+    fn zero(sums: &mut [i32], panels: usize) -> Result<(), Broken> {
+        sums.part_mut(..panels * Self::ROWS * Self::CHANNELS)?.fill(0);
+        Ok(())
     }
 
     /// Whether the inner loop can work on this block: its packed form is complete, or not needed.
     fn ready(w: &Columns<'_>) -> bool;
 
     /// Arranges `rows` (at most [`Tile::ROWS`] rows of `k` values, at least one).
-    fn arrange(rows: &[i8], k: usize, out: &mut [Self::Input]);
+    fn arrange(rows: &[i8], k: usize, out: &mut [Self::Input]) -> Result<(), Broken>;
 
     /// Adds the products of `panels` panels from channel `first` on to `sums`, which are `[panels][ROWS][CHANNELS]`; those of rows behind the
     /// first `rows` are of no account.
-    fn dot(input: &[Self::Input], w: &Columns<'_>, rows: usize, first: usize, panels: usize, sums: &mut [i32]);
+    fn dot(input: &[Self::Input], w: &Columns<'_>, rows: usize, first: usize, panels: usize, sums: &mut [i32]) -> Result<(), Broken>;
 
     /// `sums[row of every panel] = bias + bases` of as many channels as `bias` has; what stands behind the last channel is of no account.
     #[inline(always)]
-    fn begin(sums: &mut [i32], row: usize, bias: &[i32], bases: &Starts<'_>) {
-        begin::<Self>(sums, row, bias, bases);
+    fn begin(sums: &mut [i32], row: usize, bias: &[i32], bases: &Starts<'_>) -> Result<(), Broken> {
+        begin::<Self>(sums, row, bias, bases)
     }
 
     /// Copies the sums of row `row` to `out`, whose length says how many.
     #[inline(always)]
-    fn copy(sums: &[i32], row: usize, out: &mut [i32]) {
-        copy::<Self>(sums, row, out);
+    fn copy(sums: &[i32], row: usize, out: &mut [i32]) -> Result<(), Broken> {
+        copy::<Self>(sums, row, out)
     }
 
     /// Requantises the sums of row `row` into `out`; `mult` is as long.
     #[inline(always)]
-    fn narrow(sums: &[i32], row: usize, shift: u32, mult: &[i32], out: &mut [i16]) {
-        narrow::<Self>(sums, row, shift, mult, out);
+    fn narrow(sums: &[i32], row: usize, shift: u32, mult: &[i32], out: &mut [i16]) -> Result<(), Broken> {
+        narrow::<Self>(sums, row, shift, mult, out)
     }
 
     /// Hidden values of row `row` from the sums of gates and of ups, a chunk behind them; `mults` are those of gates and ups, each
     /// as long as `out`, a multiple of [`Tile::CHANNELS`].
     #[inline(always)]
-    fn hidden(sums: &[i32; 2 * MOST_SUMS], row: usize, shift: u32, mults: [&[i32]; 2], gate_shift: u32, out: &mut [i8]) {
-        hidden::<Self>(sums, row, shift, mults, gate_shift, out);
+    fn hidden(
+        sums: &[i32; 2 * MOST_SUMS],
+        row: usize,
+        shift: u32,
+        mults: [&[i32]; 2],
+        gate_shift: u32,
+        out: &mut [i8],
+    ) -> Result<(), Broken> {
+        hidden::<Self>(sums, row, shift, mults, gate_shift, out)
     }
 }
 
@@ -90,46 +99,58 @@ fn for_each_channel<T: Tile + ?Sized>(
     sums: &[i32],
     row: usize,
     n: usize,
-    mut f: impl FnMut(usize, &[i32; 4]),
-    mut g: impl FnMut(usize, i32),
-) {
+    mut f: impl FnMut(usize, &[i32; 4]) -> Result<(), Broken>,
+    mut g: impl FnMut(usize, i32) -> Result<(), Broken>,
+) -> Result<(), Broken> {
     let mut at = 0;
     for panel in sums.chunks_exact(T::ROWS * T::CHANNELS) {
-        for quad in panel[row * T::CHANNELS..][..T::CHANNELS].as_chunks::<4>().0 {
+        for quad in panel.part(row * T::CHANNELS..(row + 1) * T::CHANNELS)?.as_chunks::<4>().0 {
             if at + 4 <= n {
-                f(at, quad);
+                f(at, quad)?;
             } else {
-                (at..n).zip(quad).for_each(|(at, &sum)| g(at, sum));
+                (at..n).zip(quad).try_for_each(|(at, &sum)| g(at, sum))?;
             }
             at += 4;
         }
         if at >= n {
-            return;
+            return Ok(());
         }
     }
+    holds(at >= n)
 }
 
 /// [`Tile::copy`] for any tile of a multiple of four channels.
 #[inline(always)]
-pub(super) fn copy<T: Tile + ?Sized>(sums: &[i32], row: usize, out: &mut [i32]) {
+pub(super) fn copy<T: Tile + ?Sized>(sums: &[i32], row: usize, out: &mut [i32]) -> Result<(), Broken> {
     let n = out.len();
     let (quads, tail) = out.as_chunks_mut::<4>();
-    for_each_channel::<T>(sums, row, n, |at, sums| quads[at / 4] = *sums, |at, sum| tail[at % 4] = sum);
+    let four = |at: usize, sums: &[i32; 4]| {
+        *quads.part_mut(at / 4)? = *sums;
+        Ok(())
+    };
+    for_each_channel::<T>(sums, row, n, four, |at, sum| {
+        *tail.part_mut(at % 4)? = sum;
+        Ok(())
+    })
 }
 
 /// [`Tile::narrow`] for any tile of a multiple of four channels.
 #[inline(always)]
-pub(super) fn narrow<T: Tile + ?Sized>(sums: &[i32], row: usize, shift: u32, mult: &[i32], out: &mut [i16]) {
+pub(super) fn narrow<T: Tile + ?Sized>(sums: &[i32], row: usize, shift: u32, mult: &[i32], out: &mut [i16]) -> Result<(), Broken> {
     let n = out.len();
     let (mults, mult_tail) = mult.as_chunks::<4>();
     let (quads, tail) = out.as_chunks_mut::<4>();
     let four = |at: usize, sums: &[i32; 4]| {
-        let (out, mults) = (&mut quads[at / 4], &mults[at / 4]);
+        let (out, mults) = (quads.part_mut(at / 4)?, mults.part(at / 4)?);
         for i in 0..4 {
             out[i] = requant(sums[i], shift, mults[i]) as i16;
         }
+        Ok(())
     };
-    for_each_channel::<T>(sums, row, n, four, |at, sum| tail[at % 4] = requant(sum, shift, mult_tail[at % 4]) as i16);
+    for_each_channel::<T>(sums, row, n, four, |at, sum| {
+        *tail.part_mut(at % 4)? = requant(sum, shift, *mult_tail.part(at % 4)?) as i16;
+        Ok(())
+    })
 }
 
 /// [`Tile::hidden`] for any tile.
@@ -141,14 +162,16 @@ pub(super) fn hidden<T: Tile + ?Sized>(
     [gate_mult, up_mult]: [&[i32]; 2],
     gate_shift: u32,
     out: &mut [i8],
-) {
-    let lines = &LINES[gate_shift as usize];
-    let (gates, ups) = sums.split_at(T::ROWS * CHUNK);
+) -> Result<(), Broken> {
+    let lines = LINES.part(gate_shift as usize)?;
+    holds(gate_mult.len() == out.len() && up_mult.len() == out.len() && out.len() <= CHUNK && out.len().is_multiple_of(T::CHANNELS))?;
+    let (gates, ups) = sums.split_at_checked(T::ROWS * CHUNK).or_broken()?;
     let mults = gate_mult.as_chunks::<4>().0.iter().zip(up_mult.as_chunks::<4>().0);
     let panels = gates.chunks_exact(T::ROWS * T::CHANNELS).zip(ups.chunks_exact(T::ROWS * T::CHANNELS));
     let mut places = out.as_chunks_mut::<4>().0.iter_mut().zip(mults);
     for (gates, ups) in panels.take(gate_mult.len() / T::CHANNELS) {
-        let (gates, ups) = (&gates[row * T::CHANNELS..][..T::CHANNELS], &ups[row * T::CHANNELS..][..T::CHANNELS]);
+        let own = row * T::CHANNELS..(row + 1) * T::CHANNELS;
+        let (gates, ups) = (gates.part(own.clone())?, ups.part(own)?);
         let quads = gates.as_chunks::<4>().0.iter().zip(ups.as_chunks::<4>().0);
         for ((gates, ups), (out, (gate_mults, up_mults))) in quads.zip(&mut places) {
             for i in 0..4 {
@@ -157,14 +180,16 @@ pub(super) fn hidden<T: Tile + ?Sized>(
             }
         }
     }
+    Ok(())
 }
 
 /// [`Tile::begin`] for any tile of a multiple of four channels.
 #[inline(always)]
-pub(super) fn begin<T: Tile + ?Sized>(sums: &mut [i32], row: usize, bias: &[i32], bases: &Starts<'_>) {
-    for (i, start) in core::iter::once(bias).chain(bases.rows()).enumerate() {
-        for (sums, start) in sums.chunks_exact_mut(T::ROWS * T::CHANNELS).zip(start.chunks(T::CHANNELS)) {
-            let (sums, _) = sums[row * T::CHANNELS..][..T::CHANNELS].as_chunks_mut::<4>();
+pub(super) fn begin<T: Tile + ?Sized>(sums: &mut [i32], row: usize, bias: &[i32], bases: &Starts<'_>) -> Result<(), Broken> {
+    holds(bias.len().div_ceil(T::CHANNELS) * T::ROWS * T::CHANNELS <= sums.len())?;
+    for (i, start) in core::iter::once(Ok(bias)).chain(bases.rows()).enumerate() {
+        for (sums, start) in sums.chunks_exact_mut(T::ROWS * T::CHANNELS).zip(start?.chunks(T::CHANNELS)) {
+            let (sums, _) = sums.part_mut(row * T::CHANNELS..(row + 1) * T::CHANNELS)?.as_chunks_mut::<4>();
             let (quads, tail) = start.as_chunks::<4>();
             for (sums, quad) in sums.iter_mut().zip(quads) {
                 *sums = if i == 0 { *quad } else { core::array::from_fn(|c| sums[c] + quad[c]) };
@@ -174,6 +199,7 @@ pub(super) fn begin<T: Tile + ?Sized>(sums: &mut [i32], row: usize, bias: &[i32]
             }
         }
     }
+    Ok(())
 }
 
 /// `silu` of a gate `g` of gate shift `k` as lines: `(line[0] + line[1] * g) >> 16` with line `64 + ((g << k) >> 7)`, clamped to 0 to
@@ -230,23 +256,27 @@ pub(super) const fn pair_of(low: i8, high: i8) -> i32 {
 
 /// Arranges up to `SIDE` rows as `[K][SIDE]`; places of rows that are not there keep what they had.
 #[inline(always)]
-pub(super) fn interleave<const SIDE: usize>(rows: &[i8], k: usize, out: &mut [i8]) {
-    for (r, row) in rows.chunks_exact(k).enumerate() {
-        for (to, &a) in out.as_chunks_mut::<SIDE>().0.iter_mut().zip(row) {
+pub(super) fn interleave<const SIDE: usize>(rows: &[i8], k: usize, out: &mut [i8]) -> Result<(), Broken> {
+    let places = out.part_mut(..SIDE * k)?.as_chunks_mut::<SIDE>().0;
+    for (r, row) in rows.rows(k)?.enumerate() {
+        for (to, &a) in places.iter_mut().zip(row) {
             to[r % SIDE] = a;
         }
     }
+    Ok(())
 }
 
 /// Calls `f` with each tile of rows: its first row, how many, and the arranged activations.
 #[inline(always)]
-fn for_each_tile<T: Tile>(a: &[i8], k: usize, mut f: impl FnMut(usize, usize, &[T::Input])) {
+fn for_each_tile<T: Tile>(a: &[i8], k: usize, mut f: impl FnMut(usize, usize, &[T::Input]) -> Result<(), Broken>) -> Result<(), Broken> {
+    holds(k > 0 && k <= MOST_COLUMNS)?;
     let mut buffer = MaybeUninit::uninit();
     let input = T::clear_input(&mut buffer).as_mut();
     for (i, rows) in a.chunks(T::ROWS * k).enumerate() {
-        T::arrange(rows, k, input);
-        f(i * T::ROWS, rows.len() / k, input);
+        T::arrange(rows, k, input)?;
+        f(i * T::ROWS, rows.len() / k, input)?;
     }
+    Ok(())
 }
 
 /// What the sums of a row start with beside the bias: the products of its groups, `count` channels from `first` on.
@@ -262,19 +292,23 @@ pub(super) struct Starts<'a> {
 impl<'a> Starts<'a> {
     /// Those of row `r` of a block of `n` channels.
     #[inline(always)]
-    pub(super) fn of(bases: Option<&Bases<'a>>, r: usize, n: usize, (first, count): (usize, usize)) -> Self {
-        let (table, groups): (&[i32], &[u16]) = bases.map_or((&[], &[]), |b| (b.table, b.of(r)));
-        Self { table, groups, n, first, count }
+    pub(super) fn of(bases: Option<&Bases<'a>>, r: usize, n: usize, (first, count): (usize, usize)) -> Result<Self, Broken> {
+        let (table, groups): (&[i32], &[u16]) = match bases {
+            Some(b) => (b.table, b.of(r)?),
+            None => (&[], &[]),
+        };
+        Ok(Self { table, groups, n, first, count })
     }
 
     #[inline(always)]
-    fn row(&self, group: u16) -> &'a [i32] {
-        &self.table[usize::from(group) * self.n + self.first..][..self.count]
+    fn row(&self, group: u16) -> Result<&'a [i32], Broken> {
+        let at = usize::from(group) * self.n + self.first;
+        self.table.part(at..at + self.count)
     }
 
     /// A slice for each group.
     #[inline(always)]
-    pub(super) fn rows(&self) -> impl Iterator<Item = &'a [i32]> {
+    pub(super) fn rows(&self) -> impl Iterator<Item = Result<&'a [i32], Broken>> {
         self.groups.iter().map(|&group| self.row(group))
     }
 
@@ -286,7 +320,8 @@ impl<'a> Starts<'a> {
     /// Those of four groups, if there are so many.
     #[inline(always)]
     pub(super) fn four(&self) -> Option<[&'a [i32]; 4]> {
-        self.groups.as_array::<4>().map(|groups| groups.map(|group| self.row(group)))
+        let &[a, b, c, d] = self.groups.as_array::<4>()?;
+        Some([self.row(a).ok()?, self.row(b).ok()?, self.row(c).ok()?, self.row(d).ok()?])
     }
 }
 
@@ -300,22 +335,23 @@ fn accumulators<T: Tile>(
     (row, rows): (usize, usize),
     (first, count): (usize, usize),
     sums: &mut [i32],
-) {
+) -> Result<(), Broken> {
     let panels = count.div_ceil(T::CHANNELS);
     match bias {
-        None => T::zero(sums, panels),
+        None => T::zero(sums, panels)?,
         Some(bias) => {
+            let bias = bias.part(first..first + count)?;
             for r in 0..rows {
-                let bases = Starts::of(bases, row + r, w.n, (first, count));
-                T::begin(sums, r, &bias[first..first + count], &bases);
+                let bases = Starts::of(bases, row + r, w.n, (first, count))?;
+                T::begin(sums, r, bias, &bases)?;
             }
         }
     }
-    T::dot(input, w, rows, first, panels, sums);
+    T::dot(input, w, rows, first, panels, sums)
 }
 
 /// `out[r][n] = sum_k a[r][k] * w[n][k]`.
-pub(super) fn accumulate<T: Tile>(a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
+pub(super) fn accumulate<T: Tile>(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
     if w.k > MOST_COLUMNS || !T::ready(w) {
         return reference::accumulate(a, w, out);
     }
@@ -324,16 +360,24 @@ pub(super) fn accumulate<T: Tile>(a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
     for_each_tile::<T>(a, w.k, |row, rows, input| {
         for first in (0..w.n).step_by(CHUNK) {
             let count = CHUNK.min(w.n - first);
-            accumulators::<T>(input, w, None, None, (row, rows), (first, count), sums);
+            accumulators::<T>(input, w, None, None, (row, rows), (first, count), sums)?;
             for r in 0..rows {
-                T::copy(sums, r, &mut out[(row + r) * w.n + first..][..count]);
+                let at = (row + r) * w.n + first;
+                T::copy(sums, r, out.part_mut(at..at + count)?)?;
             }
         }
-    });
+        Ok(())
+    })
 }
 
 /// `out[r][n] = requant(W a + bases + bias)`.
-pub(super) fn project<T: Tile>(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) {
+pub(super) fn project<T: Tile>(
+    a: &[i8],
+    w: &Columns<'_>,
+    q: &Requant<'_>,
+    bases: Option<&Bases<'_>>,
+    out: &mut [i16],
+) -> Result<(), Broken> {
     if w.k > MOST_COLUMNS || !T::ready(w) {
         return reference::project(a, w, q, bases, out);
     }
@@ -343,13 +387,15 @@ pub(super) fn project<T: Tile>(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases
     for_each_tile::<T>(a, w.k, |row, rows, input| {
         for first in (0..w.n).step_by(CHUNK) {
             let count = CHUNK.min(w.n - first);
-            accumulators::<T>(input, w, Some(q.bias), bases, (row, rows), (first, count), sums);
+            accumulators::<T>(input, w, Some(q.bias), bases, (row, rows), (first, count), sums)?;
+            let mult = q.mult.part(first..first + count)?;
             for r in 0..rows {
-                let out = &mut out[(row + r) * w.n + first..][..count];
-                T::narrow(sums, r, shift, &q.mult[first..first + count], out);
+                let at = (row + r) * w.n + first;
+                T::narrow(sums, r, shift, mult, out.part_mut(at..at + count)?)?;
             }
         }
-    });
+        Ok(())
+    })
 }
 
 /// [`project`], then the hidden values of the gated MLP: half a chunk of gates and the ups of the same channels at a time.
@@ -361,10 +407,10 @@ pub(super) fn gated<T: Tile>(
     gate_shift: u32,
     gate_up: &mut [i16],
     out: &mut [i8],
-) {
+) -> Result<(), Broken> {
     let inner = w.n / 2;
     if w.k > MOST_COLUMNS || !T::ready(w) || !inner.is_multiple_of(T::CHANNELS) {
-        project::<T>(a, w, q, bases, gate_up);
+        project::<T>(a, w, q, bases, gate_up)?;
         return reference::glu_rows(gate_up, inner, gate_shift, out);
     }
     let mut buffer = MaybeUninit::<[i32; 2 * MOST_SUMS]>::uninit();
@@ -374,21 +420,23 @@ pub(super) fn gated<T: Tile>(
         for first in (0..inner).step_by(CHUNK) {
             let count = CHUNK.min(inner - first);
             let of = |first: usize, count: usize, sums: &mut [i32]| {
-                accumulators::<T>(input, w, Some(q.bias), bases, (row, rows), (first, count), sums);
+                accumulators::<T>(input, w, Some(q.bias), bases, (row, rows), (first, count), sums)
             };
             if inner == CHUNK {
-                of(0, w.n, sums);
+                of(0, w.n, sums)?;
             } else {
-                of(first, count, &mut sums[..T::ROWS * CHUNK]);
-                of(inner + first, count, &mut sums[T::ROWS * CHUNK..]);
+                let (gates, ups) = sums.split_at_mut_checked(T::ROWS * CHUNK).or_broken()?;
+                of(first, count, gates)?;
+                of(inner + first, count, ups)?;
             }
+            let mults = [q.mult.part(first..first + count)?, q.mult.part(inner + first..inner + first + count)?];
             for r in 0..rows {
-                let out = &mut out[(row + r) * inner + first..][..count];
-                let mults = [&q.mult[first..first + count], &q.mult[inner + first..inner + first + count]];
-                T::hidden(sums, r, shift, mults, gate_shift, out);
+                let at = (row + r) * inner + first;
+                T::hidden(sums, r, shift, mults, gate_shift, out.part_mut(at..at + count)?)?;
             }
         }
-    });
+        Ok(())
+    })
 }
 
 #[cfg(test)]

@@ -119,7 +119,7 @@ impl Report {
             packed_weights: 4 * hrm_core::Network::packed_words(view, model.kernel()),
         };
         let mut arena = vec![0; ram.arena_device.div_ceil(8)];
-        let on_a_device = hrm_core::Run::new(*network, &mut arena, Plan::DEVICE).map(|mut run| run.segment_macs());
+        let on_a_device = hrm_core::Run::new(*network, &mut arena, Plan::DEVICE).map(|run| run.segment_macs());
         let on_a_device = on_a_device.unwrap_or_else(|_| view.segment_macs(Schedule::Lean));
         let macs = |n: u64| Macs { cached: n * view.segment_macs(Schedule::Cached), lean: n * on_a_device };
         let record = view.record().map_or(Value::Null, |text| serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.into())));

@@ -40,8 +40,19 @@ struct Job {
     /// Budget of time, 0 without.
     time_ms: u32,
     segments: u32,
-    /// No segment is run any more: the outcome is owed, unless it is declined for this reason.
-    end: Option<Option<Reason>>,
+    /// No segment is run any more: the outcome is owed.
+    end: Option<End>,
+}
+
+/// How a job has ended.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// With what came out.
+    Done,
+    /// Before its time, for this reason.
+    Cut(Reason),
+    /// Not by anything that was asked: what came out is worth nothing.
+    Failed(Fault),
 }
 
 #[derive(Debug)]
@@ -74,7 +85,7 @@ impl<'a, 'm> Engine<'a, 'm> {
         }
         let arena_bytes = 8 * arenas.iter().map(|a| a.len()).sum::<usize>();
         let frame_bytes = u16::try_from(frame_bytes).unwrap_or(u16::MAX);
-        let mut run = Run::new_in(network, arenas, plan)?;
+        let run = Run::new_in(network, arenas, plan)?;
         let macs = run.segment_macs();
         Ok(Self { run, memory, macs, arena_bytes, frame_bytes, board, job: None })
     }
@@ -153,7 +164,7 @@ impl<'a, 'm> Engine<'a, 'm> {
     /// Whether there was something to stop.
     fn cancel(&mut self, tag: u16) -> bool {
         let Some(job) = self.job.as_mut().filter(|job| job.tag == tag && job.end.is_none()) else { return false };
-        job.end = Some(Some(Reason::Cancelled));
+        job.end = Some(End::Cut(Reason::Cancelled));
         if let What::Solve { owed, .. } = &mut job.what {
             *owed = None;
         }
@@ -225,26 +236,32 @@ impl<'a, 'm> Engine<'a, 'm> {
         // The clock stands still during a step: the time of a segment is seen in the next one, so the outcome comes a step later.
         job.ms = u32::try_from(now_ms.saturating_sub(job.began)).unwrap_or(u32::MAX);
         if job.is_finished() {
-            job.end = Some(None);
+            job.end = Some(End::Done);
         } else if job.time_ms > 0 && job.ms >= job.time_ms {
-            job.end = Some(Some(Reason::Time));
+            job.end = Some(End::Cut(Reason::Time));
         }
         if !job.can_work() {
             return;
         }
-        match &mut job.what {
-            What::Solve { guesses, report, owed } => match guesses.step(&mut self.run, self.memory) {
+        let end = match &mut job.what {
+            What::Solve { guesses, report, owed } => guesses.step(&mut self.run, self.memory).map(|event| match event {
                 Some(event) => {
                     job.segments = event.segments;
                     *owed = (*report != Report::Outcome).then_some(event);
+                    None
                 }
-                None => job.end = Some(None),
-            },
-            What::SelfTest { .. } => {
-                self.run.segment();
+                None => Some(End::Done),
+            }),
+            What::SelfTest { .. } => self.run.segment().map(|_| {
                 job.segments += 1;
-            }
-        }
+                None
+            }),
+        };
+        job.end = end.unwrap_or_else(|broken| {
+            let (_file, _line) = broken.place();
+            debug!("internal error at {}:{}", _file, _line);
+            Some(End::Failed(Fault::Other))
+        });
     }
 
     /// Hands the next event that is owed to `put`; returns whether there was one. The last one ends the job.
@@ -258,7 +275,16 @@ impl<'a, 'm> Engine<'a, 'm> {
             put(job.tag, &Event::Segment(segment(&event, cells)));
             return true;
         }
-        let Some(declined) = job.end else { return false };
+        let declined = match job.end {
+            Some(End::Done) => None,
+            Some(End::Cut(reason)) => Some(reason),
+            Some(End::Failed(fault)) => {
+                put(job.tag, &Event::Error(fault));
+                self.job = None;
+                return true;
+            }
+            None => return false,
+        };
         match &job.what {
             What::Solve { guesses, .. } => {
                 let outcome = guesses.outcome(self.memory);

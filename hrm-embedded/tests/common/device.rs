@@ -120,7 +120,7 @@ pub fn expected(tokens: &[u8], options: solve::Options, plan: Plan) -> Expected 
     let mut memory = vec![0; solve::Solver::required_bytes(16, &options)];
     let mut solver = solve::Solver::new(&mut run, tokens, options, &mut memory).unwrap();
     let mut segments = Vec::new();
-    while let Some(event) = solver.step() {
+    while let Some(event) = solver.step().unwrap() {
         segments.push((event, solver.answer_now().to_vec()));
     }
     let o = solver.outcome();

@@ -56,7 +56,7 @@ pub fn run(lab: &mut Lab) -> anyhow::Result<Option<Section>> {
         let spent = int8.each(&puzzles, |i, run| {
             let mut memory = vec![0; Solver::required_bytes(puzzles[i].len(), &o)];
             let mut solver = Solver::new(run, puzzles[i], o, &mut memory)?;
-            let outcome = solver.finish();
+            let outcome = solver.finish()?;
             Ok(Spent { solved: outcome.verified, wrong: outcome.answer.is_some_and(|a| a != set.label(i)), segments: outcome.segments })
         })?;
         lab.progress.add(1);

@@ -143,9 +143,9 @@ impl Integer {
             if inputs.is_some() {
                 let (h, l) = run.carry_mut();
                 set(h, l);
-                run.segment();
+                run.segment()?;
             } else {
-                run.segment_by(|_, h, l| set(h, l));
+                run.segment_by(|_, h, l| set(h, l))?;
             }
             let (h, l) = run.carry();
             let view8 = |x: i16| ((i32::from(x) * i32::from(heads.m_head) + (1 << 14)) >> 15).clamp(-128, 127);

@@ -12,6 +12,7 @@ use crate::parallel::Group;
 use crate::quantize::plan::ModelPlan;
 
 pub mod fused;
+mod muon;
 #[cfg(feature = "tch")]
 pub mod torch;
 
@@ -35,7 +36,7 @@ pub enum Gradient {
     LastRecursion,
 }
 
-/// Update rule. All use decoupled weight decay and bias correction.
+/// Update rule. All use decoupled weight decay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OptimizerKind {
@@ -43,6 +44,8 @@ pub enum OptimizerKind {
     AdamAtan2,
     /// AdamW with epsilon 1e-8.
     AdamW,
+    /// Muon (Jordan et al. 2024) for the matrices of the modules, with the root mean square of AdamW's steps; AdamW for everything else.
+    Muon,
 }
 
 /// Fixed settings of one run, as the engines see them.

@@ -157,7 +157,7 @@ fn assemble(weights: &NetWeights, plan: &ModelPlan, tokens: &[u8], options: &Qua
     let mut run = Run::new(network, &mut arena, Plan::DEVICE)?;
     run.start(tokens, options.seed, 0)?;
     for _ in 0..SELF_TEST_SEGMENTS {
-        run.segment();
+        run.segment()?;
     }
     writer.set_self_test(&SelfTest { seed: options.seed, segments: SELF_TEST_SEGMENTS, hash: run.hash(), tokens });
     writer.finish().context("the quantised model")

@@ -133,14 +133,14 @@ pub fn agreement(net: &FloatNet, int8: &Int8, puzzles: &[&[u8]], segments: usize
         let float = float_states(net, puzzles[i], segments, (seed, i as u64), &mut ())?;
         run.start(puzzles[i], seed, i as u64).with_context(|| format!("puzzle {i}"))?;
         let real = |z: &[i16]| z.iter().map(|&z| f32::from(z) / 1024.0).collect();
-        Ok(float
+        float
             .iter()
             .map(|state| {
-                run.segment();
+                run.segment()?;
                 let (h, l) = run.carry();
-                likeness(state, &State { z_h: real(h), z_l: real(l), tokens: run.answer().to_vec() })
+                Ok(likeness(state, &State { z_h: real(h), z_l: real(l), tokens: run.answer().to_vec() }))
             })
-            .collect())
+            .collect()
     })?;
     let tokens = puzzles[0].len();
     Ok((0..segments)

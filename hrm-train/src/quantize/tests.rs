@@ -194,7 +194,7 @@ fn q_outputs_and_logits_are_in_real_units() {
         let q = int8
             .each(&[set.input(0)], |_, run| {
                 run.start(set.input(0), 2, 0)?;
-                run.segment();
+                run.segment().unwrap();
                 let carry = (run.carry().0.to_vec(), run.carry().1.to_vec());
                 Ok((run.q(), carry))
             })
@@ -233,7 +233,7 @@ fn files_round_trip_and_hold_record_and_self_test() {
         let mut run = Run::new(network, &mut arena, plan).unwrap();
         run.start(test.tokens, test.seed, 0).unwrap();
         for _ in 0..test.segments {
-            run.segment();
+            run.segment().unwrap();
         }
         assert_eq!(run.hash(), test.hash);
     }

@@ -44,7 +44,7 @@ fn main() -> Result<()> {
     let (channels, inner) = (usize::from(c.channels), usize::from(c.inner));
     let shapes = [(81, 128, 128), (81, 512, 512), (c.rows(), channels, 2 * inner), (c.rows(), inner, channels)];
     for (m, k, n) in shapes {
-        let product = Product::new(m, k, n);
+        let product = Product::new(m, k, n)?;
         let engines = [
             Some(product::ours(&product, best)?),
             Kernel::by_name("avx2").map(|kernel| product::ours(&product, kernel)).transpose()?,

@@ -30,13 +30,13 @@ pub(crate) fn segment(runtime: &Environment, view: ModelView<'_>, onnx: &[u8], b
         let mut run = Run::new(network, arena, Plan::HOST)?;
         run.start(&tokens, 1, 0)?;
         start = start.or_else(|| Some(run.carry()).map(|(h, l)| (h.to_vec(), l.to_vec())));
-        run.segment();
+        run.segment()?;
         let state = Some(run.carry()).map(|(h, l)| (h.to_vec(), l.to_vec()));
         ensure!(reached.is_none() || reached == state, "the kernels reach different states");
         reached = state;
         names.push(format!("hrm, {}", network.kernel().name()));
         engines.push(Some(Box::new(move || {
-            black_box(run.segment());
+            black_box(run.segment()?);
             Ok(())
         })));
     }
@@ -51,7 +51,7 @@ pub(crate) fn segment(runtime: &Environment, view: ModelView<'_>, onnx: &[u8], b
     names.push(format!("hrm, {}, two puzzles in turns", networks[0].kernel().name()));
     engines.push(Some(Box::new(move || {
         turn ^= 1;
-        black_box(runs[turn].segment());
+        black_box(runs[turn].segment()?);
         Ok(())
     })));
     let (Some((z_h, z_l)), Some(reached)) = (start, reached) else { bail!("no kernel") };

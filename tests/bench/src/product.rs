@@ -20,13 +20,13 @@ pub(crate) struct Product {
 }
 
 impl Product {
-    pub(crate) fn new(m: usize, k: usize, n: usize) -> Self {
+    pub(crate) fn new(m: usize, k: usize, n: usize) -> Result<Self> {
         let byte = |i: usize| ((i * 2_654_435_761) >> 13) as i8;
         let a: Vec<i8> = (0..m * k).map(byte).collect();
         let weights: Vec<i8> = (0..n * k).map(|i| byte(i + 7).max(-127)).collect();
         let mut sums = vec![0; m * n];
-        Kernel::REFERENCE.accumulate(&a, &Columns::new(&weights, n, 0, k, &[]), &mut sums);
-        Self { m, k, n, a, weights, sums }
+        Kernel::REFERENCE.accumulate(&a, &Columns::new(&weights, n, 0, k, &[]), &mut sums)?;
+        Ok(Self { m, k, n, a, weights, sums })
     }
 
     /// The weights as `[k, n]`.
@@ -44,16 +44,16 @@ impl Product {
 /// Our kernel with its requantisation to 16 bits, which the others do not do.
 pub(crate) fn ours(p: &Product, kernel: Kernel) -> Result<Call<'_>> {
     let mut packed = vec![0; kernel.packed_words(p.n, p.k)];
-    kernel.pack(&Columns::new(&p.weights, p.n, 0, p.k, &[]), &mut packed);
+    kernel.pack(&Columns::new(&p.weights, p.n, 0, p.k, &[]), &mut packed)?;
     let mut sums = vec![0; p.m * p.n];
-    kernel.accumulate(&p.a, &Columns::new(&p.weights, p.n, 0, p.k, &packed), &mut sums);
+    kernel.accumulate(&p.a, &Columns::new(&p.weights, p.n, 0, p.k, &packed), &mut sums)?;
     p.check(kernel.name(), &sums)?;
     let (mult, bias) = (vec![1 << 20; p.n], vec![0; p.n]);
     let mut out = vec![0i16; p.m * p.n];
     Ok(Box::new(move || {
         let columns = Columns::new(&p.weights, p.n, 0, p.k, &packed);
         let requant = Requant { shift: 4, mult: &mult, bias: &bias };
-        kernel.project(black_box(&p.a), &columns, &requant, None, &mut out);
+        kernel.project(black_box(&p.a), &columns, &requant, None, &mut out)?;
         black_box(&out);
         Ok(())
     }))

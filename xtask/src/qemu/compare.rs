@@ -145,9 +145,9 @@ fn layer(machine: &Machine, case: &Case, puzzle: &str, segment: u16) -> Result<S
     with_run(&host_model(case.size), |run| {
         start(run, puzzle)?;
         for _ in 1..segment {
-            run.segment();
+            run.segment()?;
         }
-        run.segment_watched(Some(&mut |place, hash| expected.push((place.to_string(), format!("{hash:016x}")))));
+        run.segment_watched(Some(&mut |place, hash| expected.push((place.to_string(), format!("{hash:016x}")))))?;
         Ok(())
     })?;
     let first = expected.iter().enumerate().find(|(i, e)| found.get(*i) != Some(&(e.0.as_str(), e.1.as_str())));
@@ -168,12 +168,12 @@ pub fn host(case: &Case) -> Result<Vec<Vec<u64>>> {
             .iter()
             .map(|puzzle| {
                 start(run, puzzle)?;
-                Ok((0..case.segments)
+                (0..case.segments)
                     .map(|_| {
-                        run.segment();
-                        run.hash()
+                        run.segment()?;
+                        Ok(run.hash())
                     })
-                    .collect())
+                    .collect()
             })
             .collect()
     })
@@ -218,7 +218,7 @@ pub fn solve(size: usize, puzzle: &str) -> Result<Option<Solved>> {
         let tokens = run.tokens().to_vec();
         let mut memory = vec![0; Solver::required_bytes(tokens.len(), &options)];
         let mut solver = Solver::new(run, &tokens, options, &mut memory)?;
-        let outcome = solver.finish();
+        let outcome = solver.finish()?;
         let solved = |answer: &[u8]| Solved { answer: answer.to_vec(), segments: outcome.segments, hash: outcome.hash };
         Ok(outcome.answer.filter(|_| outcome.verified).map(solved))
     })

@@ -3,6 +3,7 @@
 use core::arch::naked_asm;
 
 use crate::kernels::reference::{self, norm_factor, sat16};
+use crate::parts::{Broken, Parts};
 
 /// Elements of a pass.
 const EIGHT: usize = 8;
@@ -13,6 +14,18 @@ fn in_words<T>(x: &[T]) -> bool {
     x.as_ptr().addr().is_multiple_of(4)
 }
 
+/// What so many passes leave, which is in the slice as the passes are.
+#[inline(always)]
+fn behind<T>(x: &[T], passes: usize) -> &[T] {
+    x.get(passes * EIGHT..).unwrap_or_default()
+}
+
+/// The same, to write.
+#[inline(always)]
+fn behind_mut<T>(x: &mut [T], passes: usize) -> &mut [T] {
+    x.get_mut(passes * EIGHT..).unwrap_or_default()
+}
+
 /// int8 views of a slice.
 pub fn view8_slice(x: &[i16], m: i16, out: &mut [i8]) {
     let passes = if in_words(x) { x.len().min(out.len()) / EIGHT } else { 0 };
@@ -20,7 +33,7 @@ pub fn view8_slice(x: &[i16], m: i16, out: &mut [i8]) {
         // SAFETY: so many elements are there, and the first starts a word.
         unsafe { view_passes(x.as_ptr(), i32::from(m), out.as_mut_ptr(), passes) }
     }
-    reference::view8_slice(&x[passes * EIGHT..], m, &mut out[passes * EIGHT..]);
+    reference::view8_slice(behind(x, passes), m, behind_mut(out, passes));
 }
 
 /// `out = view8(x, m)`.
@@ -62,13 +75,13 @@ unsafe extern "C" fn view_passes(x: *const i16, m: i32, out: *mut i8, passes: us
 }
 
 /// `x <- norm(sat16(x + d))` for each row of `width` elements.
-pub fn add_norm(x: &mut [i16], d: &[i16], width: usize) {
+pub fn add_norm(x: &mut [i16], d: &[i16], width: usize) -> Result<(), Broken> {
     // Up to 900 elements no normalised value can leave 16 bits: it is at most `1024 sqrt(n)`, within a thousandth.
     if width == 0 || !width.is_multiple_of(EIGHT) || width > 900 || !in_words(x) || !in_words(d) {
         return reference::add_norm(x, d, width);
     }
     let passes = width / EIGHT;
-    for (x, d) in x.chunks_exact_mut(width).zip(d.chunks_exact(width)) {
+    for (x, d) in x.rows_mut(width)?.zip(d.rows(width)?) {
         // SAFETY: rows of `width` elements, a multiple of 8 that is not 0; the first starts a word, so every row does.
         let sum = unsafe { add_passes(x.as_mut_ptr(), d.as_ptr(), passes) };
         let (r, shift) = norm_factor(sum, width);
@@ -79,6 +92,7 @@ pub fn add_norm(x: &mut [i16], d: &[i16], width: usize) {
             x.iter_mut().for_each(|x| *x = sat16((i32::from(*x) * i32::from(r) + (1 << (shift - 1))) >> shift));
         }
     }
+    Ok(())
 }
 
 /// `x = sat16(x + d)`; returns the sum of the squares.
@@ -167,7 +181,7 @@ pub fn add(x: &mut [i16], d: &[i16]) {
         // SAFETY: so many elements are there, and the first of each starts a word.
         unsafe { add_passes(x.as_mut_ptr(), d.as_ptr(), passes) };
     }
-    reference::add(&mut x[passes * EIGHT..], &d[passes * EIGHT..]);
+    reference::add(behind_mut(x, passes), behind(d, passes));
 }
 
 /// `x <- sat16(x + sat16(h + e))`.
@@ -177,8 +191,7 @@ pub fn inject(x: &mut [i16], h: &[i16], e: &[i16]) {
         // SAFETY: so many elements are there, and the first of each starts a word.
         unsafe { inject_passes(x.as_mut_ptr(), h.as_ptr(), e.as_ptr(), passes) };
     }
-    let done = passes * EIGHT;
-    reference::inject(&mut x[done..], &h[done..], &e[done..]);
+    reference::inject(behind_mut(x, passes), behind(h, passes), behind(e, passes));
 }
 
 /// `x = sat16(x + sat16(h + e))`.
@@ -218,7 +231,7 @@ pub fn scale_down(x: &mut [i16], shift: u32) {
             unsafe { halve_passes(x.as_mut_ptr(), passes, if done == shift { 0x0001_0001 } else { 0 }) }
         }
     }
-    reference::scale_down(&mut x[passes * EIGHT..], shift);
+    reference::scale_down(behind_mut(x, passes), shift);
 }
 
 /// `x = (x + halves of add) >> 1`.
@@ -244,11 +257,11 @@ unsafe extern "C" fn halve_passes(x: *mut i16, passes: usize, add: u32) {
 }
 
 /// Adds each row of `a` (`[R, C]`) to the sums (`[group rows, C]`) of its groups; `index` is `[R, G]`.
-pub fn group_sums(a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) {
+pub fn group_sums(a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) -> Result<(), Broken> {
     if channels == 0 || !channels.is_multiple_of(EIGHT) || groupings != 4 || !in_words(a) || !in_words(sums) {
         return reference::group_sums(a, channels, index, groupings, sums);
     }
-    for (row, groups) in a.chunks_exact(channels).zip(index.as_chunks::<4>().0) {
+    for (row, groups) in a.rows(channels)?.zip(index.as_chunks::<4>().0) {
         let &[a, b, c, d] = groups;
         let at = groups.map(|group| usize::from(group) * channels);
         let distinct = a != b && a != c && a != d && b != c && b != d && c != d;
@@ -258,9 +271,10 @@ pub fn group_sums(a: &[i8], channels: usize, index: &[u16], groupings: usize, su
             // row has `channels` bytes and starts a word.
             unsafe { sum_row(row.as_ptr(), channels / EIGHT, &at.map(|at| first.add(at))) };
         } else {
-            reference::group_sums(row, channels, groups, groupings, sums);
+            reference::group_sums(row, channels, groups, groupings, sums)?;
         }
     }
+    Ok(())
 }
 
 /// Adds a row of bytes to four rows of 16-bit sums.

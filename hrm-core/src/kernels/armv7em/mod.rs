@@ -15,6 +15,7 @@ use core::mem::MaybeUninit;
 
 use super::tiled::{self, CHUNK, LINES, MOST_COLUMNS, MOST_SUMS, Starts, Tile};
 use super::{Bases, Columns, Requant, scalar};
+use crate::parts::{Broken, OrBroken, Parts, holds};
 
 pub use super::reference::glu_rows;
 pub use super::tiled::pair_words as packed_words;
@@ -24,18 +25,25 @@ pub use elements::{add, add_norm, group_sums, inject, scale_down, view8_slice};
 const FOUR: usize = 4;
 
 /// Packs a block of columns into `out`: pairs of 16-bit values in the order that `SXTB16` gives activations in, `[N / 4][K / 2][4]` words.
-pub fn pack(w: &Columns<'_>, out: &mut [i32]) {
-    for (p, panel) in out.chunks_exact_mut(FOUR * w.k.div_ceil(2)).enumerate() {
+pub fn pack(w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
+    for (p, panel) in out.rows_mut(FOUR * w.k.div_ceil(2))?.enumerate() {
         panel.fill(0);
         for channel in 0..FOUR.min(w.n.saturating_sub(p * FOUR)) {
-            let (fours, tail) = w.row(p * FOUR + channel).as_chunks::<FOUR>();
+            let (fours, tail) = w.row(p * FOUR + channel)?.as_chunks::<FOUR>();
             let pairs = fours.iter().flat_map(|&[a, b, c, d]| [[a, c], [b, d]]);
-            let rest = tail.chunks(2).map(|pair| [pair[0], pair.get(1).copied().unwrap_or(0)]);
-            for (word, [low, high]) in panel[channel..].iter_mut().step_by(FOUR).zip(pairs.chain(rest)) {
-                *word = tiled::pair_of(low, high);
+            let rest = tail.chunks(2).map(|pair| [first_or_zero(pair), first_or_zero(pair.get(1..).unwrap_or_default())]);
+            for (words, [low, high]) in panel.as_chunks_mut::<FOUR>().0.iter_mut().zip(pairs.chain(rest)) {
+                words[channel] = tiled::pair_of(low, high);
             }
         }
     }
+    Ok(())
+}
+
+/// The first column of what is left of a row, 0 behind its end.
+#[inline(always)]
+fn first_or_zero(columns: &[i8]) -> i8 {
+    columns.first().copied().unwrap_or(0)
 }
 
 /// Of every four columns a pair of the even and one of the odd, `[K / 2][2 rows]`; with weights in place `[K / 2][4 rows]`.
@@ -65,12 +73,14 @@ impl<const IN_PLACE: bool> Tile for Smlad<IN_PLACE> {
     }
 
     #[inline(always)]
-    fn zero(sums: &mut [i32], panels: usize) {
-        let blocks = (panels * Self::ROWS * Self::CHANNELS).div_ceil(32).min(sums.len() / 32);
+    fn zero(sums: &mut [i32], panels: usize) -> Result<(), Broken> {
+        let blocks = (panels * Self::ROWS * Self::CHANNELS).div_ceil(32);
+        holds(blocks <= sums.len() / 32)?;
         if blocks > 0 {
             // SAFETY: so many words are there, as was just seen.
             unsafe { panels::clear_words(sums.as_mut_ptr(), blocks) }
         }
+        Ok(())
     }
 
     fn ready(w: &Columns<'_>) -> bool {
@@ -82,40 +92,42 @@ impl<const IN_PLACE: bool> Tile for Smlad<IN_PLACE> {
     }
 
     #[inline(always)]
-    fn arrange(rows: &[i8], k: usize, out: &mut [i32]) {
+    fn arrange(rows: &[i8], k: usize, out: &mut [i32]) -> Result<(), Broken> {
         // A missing row is the first again: its sums are not looked at.
-        let row = |r: usize| rows.get(r * k..(r + 1) * k).unwrap_or(&rows[..k]);
+        let first = rows.part(..k)?;
+        let row = |r: usize| rows.get(r * k..(r + 1) * k).unwrap_or(first);
         let fours = k / FOUR;
         if IN_PLACE {
-            let out = &mut out[..2 * k];
+            let out = out.part_mut(..2 * k)?;
             if fours > 0 {
                 // SAFETY: four rows of `fours` fours, and room for so many pairs of the four.
                 unsafe { dot::arrange_four(&[row(0), row(1), row(2), row(3)].map(<[i8]>::as_ptr), out.as_mut_ptr(), fours) }
             }
-            return;
+            return Ok(());
         }
-        let (first, second) = (row(0), row(1));
-        let (out, rest) = out.split_at_mut(FOUR * fours);
+        let second = row(1);
+        let (out, rest) = out.part_mut(..2 * k.div_ceil(2))?.split_at_mut_checked(FOUR * fours).or_broken()?;
         if fours > 0 {
             // SAFETY: two rows of `fours` fours, and room for so many pairs of the two.
             unsafe { dot::arrange_two(first.as_ptr(), second.as_ptr(), out.as_mut_ptr(), fours) }
         }
-        let tail = first[FOUR * fours..].chunks(2).zip(second[FOUR * fours..].chunks(2));
-        for (to, (a, b)) in rest.chunks_exact_mut(2).zip(tail) {
-            let pair = |p: &[i8]| tiled::pair_of(p[0], p.get(1).copied().unwrap_or(0));
-            to.copy_from_slice(&[pair(a), pair(b)]);
+        let tail = first.part(FOUR * fours..)?.chunks(2).zip(second.part(FOUR * fours..)?.chunks(2));
+        for (to, (a, b)) in rest.as_chunks_mut::<2>().0.iter_mut().zip(tail) {
+            let pair = |p: &[i8]| tiled::pair_of(first_or_zero(p), first_or_zero(p.get(1..).unwrap_or_default()));
+            *to = [pair(a), pair(b)];
         }
+        Ok(())
     }
 
     #[inline(always)]
-    fn dot(input: &[i32], w: &Columns<'_>, rows: usize, first: usize, panels: usize, sums: &mut [i32]) {
-        let sums = &mut sums[..panels * Self::ROWS * Self::CHANNELS];
+    fn dot(input: &[i32], w: &Columns<'_>, rows: usize, first: usize, panels: usize, sums: &mut [i32]) -> Result<(), Broken> {
+        let sums = sums.part_mut(..panels * Self::ROWS * Self::CHANNELS)?;
         if panels == 0 || w.k == 0 {
-            return;
+            return Ok(());
         }
         if IN_PLACE {
             let (weights, stride) = w.in_place();
-            let (input, weights) = (&input[..2 * w.k], &weights[first * stride..(first + panels - 1) * stride + w.k]);
+            let (input, weights) = (input.part(..2 * w.k)?, weights.part(first * stride..(first + panels - 1) * stride + w.k)?);
             let what = dot::InPlace {
                 sums: sums.as_mut_ptr(),
                 input: input.as_ptr(),
@@ -139,66 +151,86 @@ impl<const IN_PLACE: bool> Tile for Smlad<IN_PLACE> {
             }
         } else {
             let pairs = w.k.div_ceil(2);
-            let weights = &w.packed()[first / FOUR * FOUR * pairs..][..panels * FOUR * pairs];
-            let input = &input[..2 * pairs];
+            let at = first / FOUR * FOUR * pairs;
+            let weights = w.packed().part(at..at + panels * FOUR * pairs)?;
+            let input = input.part(..2 * pairs)?;
             // SAFETY: the slices were just cut to what the loop reads and writes: `pairs` pairs of two rows, `panels` panels of `pairs`
             // times four words, eight sums a panel; it runs for at least one of each.
             unsafe { dot::dot_panels(sums.as_mut_ptr(), input.as_ptr(), weights.as_ptr(), pairs, panels) }
         }
+        Ok(())
     }
 
     #[inline(always)]
-    fn begin(sums: &mut [i32], row: usize, bias: &[i32], bases: &Starts<'_>) {
+    fn begin(sums: &mut [i32], row: usize, bias: &[i32], bases: &Starts<'_>) -> Result<(), Broken> {
         let n = bias.len();
-        let first = row * Self::CHANNELS;
-        match (fours_in::<IN_PLACE>(sums, row, n), bases.four()) {
+        let fours = fours_in::<IN_PLACE>(sums, row, n);
+        let sums = sums.part_mut(row * Self::CHANNELS..)?;
+        match (fours, bases.four()) {
             (Some(fours), Some(bases)) if bases.iter().all(|b| b.len() >= n) => {
                 let bases = bases.map(<[i32]>::as_ptr);
                 // SAFETY: bias and bases have `n` elements, the row's sums are there for as many: all just checked.
-                unsafe { panels::begin_panels::<IN_PLACE>(sums[first..].as_mut_ptr(), bias.as_ptr(), bases.as_ptr(), fours) }
+                unsafe { panels::begin_panels::<IN_PLACE>(sums.as_mut_ptr(), bias.as_ptr(), bases.as_ptr(), fours) }
             }
             // SAFETY: as above, without bases.
             (Some(fours), None) if bases.is_empty() => unsafe {
-                panels::spread_panels::<IN_PLACE>(bias.as_ptr(), sums[first..].as_mut_ptr(), fours);
+                panels::spread_panels::<IN_PLACE>(bias.as_ptr(), sums.as_mut_ptr(), fours);
             },
             _ => {
-                let whole = sums[first..].chunks_mut(Self::ROWS * Self::CHANNELS);
+                let whole = sums.chunks_mut(Self::ROWS * Self::CHANNELS);
+                holds(whole.len() >= n.div_ceil(Self::CHANNELS))?;
                 for (p, (sums, bias)) in whole.zip(bias.chunks(Self::CHANNELS)).enumerate() {
                     for (c, (sum, &bias)) in sums.iter_mut().zip(bias).enumerate() {
-                        *sum = bases.rows().fold(bias, |sum, base| sum + base[p * Self::CHANNELS + c]);
+                        *sum = bias;
+                        for base in bases.rows() {
+                            *sum += *base?.part(p * Self::CHANNELS + c)?;
+                        }
                     }
                 }
             }
         }
+        Ok(())
     }
 
     #[inline(always)]
-    fn copy(sums: &[i32], row: usize, out: &mut [i32]) {
+    fn copy(sums: &[i32], row: usize, out: &mut [i32]) -> Result<(), Broken> {
         match fours_in::<IN_PLACE>(sums, row, out.len()) {
-            // SAFETY: `fours_in` has seen that the row's sums are there for all of `out`.
-            Some(fours) => unsafe { panels::copy_panels::<IN_PLACE>(first_of::<IN_PLACE>(sums, row), out.as_mut_ptr(), fours) },
+            Some(fours) => {
+                let sums = first_of::<IN_PLACE>(sums, row)?;
+                // SAFETY: `fours_in` has seen that the row's sums are there for all of `out`.
+                unsafe { panels::copy_panels::<IN_PLACE>(sums, out.as_mut_ptr(), fours) }
+                Ok(())
+            }
             None => tiled::copy::<Self>(sums, row, out),
         }
     }
 
     #[inline(always)]
-    fn narrow(sums: &[i32], row: usize, shift: u32, mult: &[i32], out: &mut [i16]) {
+    fn narrow(sums: &[i32], row: usize, shift: u32, mult: &[i32], out: &mut [i16]) -> Result<(), Broken> {
         match fours_in::<IN_PLACE>(sums, row, out.len()) {
-            // SAFETY: `fours_in` has seen that the row's sums are there for all of `out`; `mult` is as long.
-            Some(fours) if mult.len() == out.len() => unsafe {
-                let sums = first_of::<IN_PLACE>(sums, row);
-                panels::narrow_panels::<IN_PLACE>(sums, mult.as_ptr(), out.as_mut_ptr(), shift, fours);
-            },
+            Some(fours) if mult.len() == out.len() => {
+                let sums = first_of::<IN_PLACE>(sums, row)?;
+                // SAFETY: `fours_in` has seen that the row's sums are there for all of `out`; `mult` is as long.
+                unsafe { panels::narrow_panels::<IN_PLACE>(sums, mult.as_ptr(), out.as_mut_ptr(), shift, fours) }
+                Ok(())
+            }
             _ => tiled::narrow::<Self>(sums, row, shift, mult, out),
         }
     }
 
     #[inline(always)]
-    fn hidden(sums: &[i32; 2 * MOST_SUMS], row: usize, shift: u32, mults: [&[i32]; 2], gate_shift: u32, out: &mut [i8]) {
-        match fours_in::<IN_PLACE>(&sums[..Self::ROWS * CHUNK], row, out.len()) {
+    fn hidden(
+        sums: &[i32; 2 * MOST_SUMS],
+        row: usize,
+        shift: u32,
+        mults: [&[i32]; 2],
+        gate_shift: u32,
+        out: &mut [i8],
+    ) -> Result<(), Broken> {
+        match fours_in::<IN_PLACE>(sums.part(..Self::ROWS * CHUNK)?, row, out.len()) {
             Some(fours) if mults.iter().all(|m| m.len() == out.len()) => {
-                let (sums, mults, out) = (first_of::<IN_PLACE>(sums, row), mults.map(<[i32]>::as_ptr), out.as_mut_ptr());
-                let lines = LINES[gate_shift as usize].as_ptr();
+                let (sums, mults, out) = (first_of::<IN_PLACE>(sums, row)?, mults.map(<[i32]>::as_ptr), out.as_mut_ptr());
+                let lines = LINES.part(gate_shift as usize)?.as_ptr();
                 let what = panels::Hidden { sums, mults, out, shift, lines, fours };
                 let run = match gate_shift {
                     0 => panels::hidden_panels::<IN_PLACE, 0>,
@@ -210,6 +242,7 @@ impl<const IN_PLACE: bool> Tile for Smlad<IN_PLACE> {
                 // SAFETY: `fours_in` has seen that the sums of the row's gates are there for all of `out`, and those of the ups stand a
                 // chunk behind them; both multipliers are as long as `out`; the lines are those of the function's shift.
                 unsafe { run(&what) }
+                Ok(())
             }
             _ => tiled::hidden::<Self>(sums, row, shift, mults, gate_shift, out),
         }
@@ -226,42 +259,50 @@ fn fours_in<const IN_PLACE: bool>(sums: &[i32], row: usize, n: usize) -> Option<
 
 /// Where the sums of row `row` start.
 #[inline(always)]
-fn first_of<const IN_PLACE: bool>(sums: &[i32], row: usize) -> *const i32 {
-    sums[row * Smlad::<IN_PLACE>::CHANNELS..].as_ptr()
+fn first_of<const IN_PLACE: bool>(sums: &[i32], row: usize) -> Result<*const i32, Broken> {
+    sums.part(row * Smlad::<IN_PLACE>::CHANNELS..).map(<[i32]>::as_ptr)
 }
 
 /// `out[r][n] = sum_k a[r][k] * w[n][k]`.
-pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
+pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
     if Smlad::<false>::ready(w) {
-        tiled::accumulate::<Smlad<false>>(a, w, out);
+        tiled::accumulate::<Smlad<false>>(a, w, out)
     } else if Smlad::<true>::ready(w) {
-        tiled::accumulate::<Smlad<true>>(a, w, out);
+        tiled::accumulate::<Smlad<true>>(a, w, out)
     } else {
-        scalar::accumulate(a, w, out);
+        scalar::accumulate(a, w, out)
     }
 }
 
 /// `out[r][n] = requant(W a + bases + bias)`.
-pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) {
-    if bases.is_none() && project::project(a, w, q, out) {
-        return;
+pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) -> Result<(), Broken> {
+    if bases.is_none() && project::project(a, w, q, out)? {
+        return Ok(());
     }
     if Smlad::<false>::ready(w) {
-        tiled::project::<Smlad<false>>(a, w, q, bases, out);
+        tiled::project::<Smlad<false>>(a, w, q, bases, out)
     } else if Smlad::<true>::ready(w) {
-        tiled::project::<Smlad<true>>(a, w, q, bases, out);
+        tiled::project::<Smlad<true>>(a, w, q, bases, out)
     } else {
-        scalar::project(a, w, q, bases, out);
+        scalar::project(a, w, q, bases, out)
     }
 }
 
 /// [`project`], then the hidden values of the gated MLP.
-pub fn gated(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, shift: u32, gate_up: &mut [i16], out: &mut [i8]) {
+pub fn gated(
+    a: &[i8],
+    w: &Columns<'_>,
+    q: &Requant<'_>,
+    bases: Option<&Bases<'_>>,
+    shift: u32,
+    gate_up: &mut [i16],
+    out: &mut [i8],
+) -> Result<(), Broken> {
     if Smlad::<false>::ready(w) {
-        tiled::gated::<Smlad<false>>(a, w, q, bases, shift, gate_up, out);
+        tiled::gated::<Smlad<false>>(a, w, q, bases, shift, gate_up, out)
     } else if Smlad::<true>::ready(w) && w.n.is_multiple_of(2 * FOUR) {
-        tiled::gated::<Smlad<true>>(a, w, q, bases, shift, gate_up, out);
+        tiled::gated::<Smlad<true>>(a, w, q, bases, shift, gate_up, out)
     } else {
-        scalar::gated(a, w, q, bases, shift, gate_up, out);
+        scalar::gated(a, w, q, bases, shift, gate_up, out)
     }
 }

@@ -7,29 +7,30 @@ use super::dot::pairs_24;
 use super::{FOUR, Smlad};
 use crate::kernels::tiled::{MOST_COLUMNS, Tile};
 use crate::kernels::{Columns, Requant};
+use crate::parts::{Broken, Parts};
 
 /// `out[r][n] = requant(W a + bias)` with packed weights. Returns `false` and does nothing if this shape needs another way.
-pub(super) fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, out: &mut [i16]) -> bool {
+pub(super) fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, out: &mut [i16]) -> Result<bool, Broken> {
     let (n, k) = (w.n, w.k);
     let pairs = k.div_ceil(2);
     let scaled = q.bias.len() == n && q.mult.len() == n;
     if !Smlad::<false>::ready(w)
         || k > MOST_COLUMNS
-        || n == 0
+        || 2 * n == 0
         || !n.is_multiple_of(FOUR)
         || !scaled
         || !out.as_ptr().addr().is_multiple_of(4)
     {
-        return false;
+        return Ok(false);
     }
     let mut buffer = MaybeUninit::uninit();
     let input = Smlad::<false>::clear_input(&mut buffer);
-    let weights = &w.packed()[..n * pairs];
+    let weights = w.packed().part(..n * pairs)?;
     for (rows, out) in a.chunks(2 * k).zip(out.chunks_mut(2 * n)) {
-        Smlad::<false>::arrange(rows, k, input);
+        Smlad::<false>::arrange(rows, k, input)?;
         // A missing second row is written first, then the first over it.
         let second = if out.len() < 2 * n { 0 } else { n };
-        let (input, first) = (&input[..2 * pairs], &mut out[..second + n]);
+        let (input, first) = (input.part(..2 * pairs)?, out.part_mut(..second + n)?);
         let what = Two {
             input: input.as_ptr(),
             bias: q.bias.as_ptr(),
@@ -37,14 +38,14 @@ pub(super) fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, out: &mut [i16
             pairs,
             mult: q.mult.as_ptr(),
             shift: q.shift & 31,
-            out: [first[second..].as_mut_ptr(), first.as_mut_ptr()],
+            out: [first.part_mut(second..)?.as_mut_ptr(), first.as_mut_ptr()],
             end: weights.as_ptr_range().end,
         };
         // SAFETY: `n` channels of bias, multipliers and of both rows of `out`, which start words; `pairs` pairs of two rows and of every
         // channel. Neither `n`, a multiple of 4, nor `pairs` is 0.
         unsafe { project_two(&what) }
     }
-    true
+    Ok(true)
 }
 
 /// What [`project_two`] works on.

@@ -27,6 +27,7 @@ pub use rows::{add_norm, glu_rows, group_sums, view8_slice};
 pub use tile::multiply_only;
 
 use super::Columns;
+use crate::parts::Broken;
 
 /// Channels of a block: 32-bit lanes of a register.
 const LANES: usize = 16;
@@ -41,13 +42,13 @@ const fn block_words(k: usize) -> usize {
 }
 
 /// Packs a block of columns into `out`.
-pub fn pack(w: &Columns<'_>, out: &mut [i32]) {
+pub fn pack(w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
     for (b, block) in out.chunks_exact_mut(block_words(w.k)).enumerate() {
         block.fill(0);
         let (quads, corrections) = block.split_at_mut(LANES * w.k.div_ceil(4));
         for channel in 0..LANES.min(w.n - b * LANES) {
             let lane = channel & !3 | [0, 2, 1, 3][channel % 4];
-            let row = w.row(b * LANES + channel);
+            let row = w.row(b * LANES + channel)?;
             for (quad, bytes) in quads[lane..].iter_mut().step_by(LANES).zip(row.chunks(4)) {
                 let mut word = [0u8; 4];
                 for (to, &from) in word.iter_mut().zip(bytes) {
@@ -58,4 +59,5 @@ pub fn pack(w: &Columns<'_>, out: &mut [i32]) {
             corrections[lane] = -128 * row.iter().map(|&w| i32::from(w)).sum::<i32>();
         }
     }
+    Ok(())
 }

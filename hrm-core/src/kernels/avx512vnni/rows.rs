@@ -4,6 +4,7 @@ use core::arch::x86_64::*;
 
 use crate::kernels::reference;
 use crate::kernels::tables::{SILU_BASE, SILU_SLOPE};
+use crate::parts::Broken;
 
 /// int8 views of a slice.
 pub fn view8_slice(x: &[i16], m: i16, out: &mut [i8]) {
@@ -80,9 +81,10 @@ impl Glu {
 }
 
 /// Hidden values of the gated MLP.
-pub fn glu_rows(gate_up: &[i16], inner: usize, shift: u32, out: &mut [i8]) {
+pub fn glu_rows(gate_up: &[i16], inner: usize, shift: u32, out: &mut [i8]) -> Result<(), Broken> {
     // SAFETY: the CPU has the features (`Kernel` is the proof).
     unsafe { glu_simd(gate_up, inner, shift, out) }
+    Ok(())
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
@@ -111,11 +113,12 @@ fn glu_simd(gate_up: &[i16], inner: usize, shift: u32, out: &mut [i8]) {
 }
 
 /// `x <- norm(sat16(x + d))` for each row of `width` elements.
-pub fn add_norm(x: &mut [i16], d: &[i16], width: usize) {
+pub fn add_norm(x: &mut [i16], d: &[i16], width: usize) -> Result<(), Broken> {
     for (x, d) in x.chunks_mut(8 * width).zip(d.chunks(8 * width)) {
         // SAFETY: the CPU has the features (`Kernel` is the proof).
         unsafe { add_norm_rows(x, d, width, 0) }
     }
+    Ok(())
 }
 
 /// `x <- norm(sat16(down(x, residual_shift) + d))` of up to eight rows, so that their divisions and roots share registers.
@@ -238,9 +241,10 @@ fn scale_row(x: &mut [i16], r: i32, shift: u32) {
 }
 
 /// Adds each row of `a` (`[R, C]`) to the sums (`[group rows, C]`) of its groups; `index` is `[R, G]`.
-pub fn group_sums(a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) {
+pub fn group_sums(a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) -> Result<(), Broken> {
     // SAFETY: the CPU has the features (`Kernel` is the proof).
     unsafe { group_sums_simd(a, channels, index, groupings, sums) }
+    Ok(())
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]

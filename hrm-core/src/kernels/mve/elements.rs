@@ -3,6 +3,7 @@
 use core::arch::naked_asm;
 
 use crate::kernels::reference::norm_factor;
+use crate::parts::{Broken, Parts};
 
 /// `x = sat16(x + d)`; returns the sum of the squares.
 ///
@@ -53,14 +54,15 @@ unsafe extern "C" fn scale_row(x: *mut i16, n: usize, factor: i32, right: i32) {
 }
 
 /// `x <- norm(sat16(x + d))` for each row of `width` elements.
-pub fn add_norm(x: &mut [i16], d: &[i16], width: usize) {
-    for (x, d) in x.chunks_exact_mut(width).zip(d.chunks_exact(width)) {
+pub fn add_norm(x: &mut [i16], d: &[i16], width: usize) -> Result<(), Broken> {
+    for (x, d) in x.rows_mut(width)?.zip(d.rows(width)?) {
         // SAFETY: both have `width` elements.
         let sum = unsafe { add_row(x.as_mut_ptr(), d.as_ptr(), width) };
         let (r, shift) = norm_factor(sum, width);
         // SAFETY: as above.
         unsafe { scale_row(x.as_mut_ptr(), width, i32::from(r), -(shift as i32)) }
     }
+    Ok(())
 }
 
 /// `x <- (x + 2^(shift-1)) >> shift`.
@@ -171,8 +173,8 @@ unsafe extern "C" fn sum_row_4(row: *const i8, sums: &[*mut i16; 4], n: usize) {
 }
 
 /// Adds each row of `a` (`[R, C]`) to the sums (`[group rows, C]`) of its groups; `index` is `[R, G]`.
-pub fn group_sums(a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) {
-    for (row, groups) in a.chunks_exact(channels).zip(index.chunks_exact(groupings)) {
+pub fn group_sums(a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) -> Result<(), Broken> {
+    for (row, groups) in a.rows(channels)?.zip(index.rows(groupings)?) {
         if let &[a, b, c, d] = groups {
             let at = [a, b, c, d].map(|group| usize::from(group) * channels);
             let distinct = a != b && a != c && a != d && b != c && b != d && c != d;
@@ -184,9 +186,11 @@ pub fn group_sums(a: &[i8], channels: usize, index: &[u16], groupings: usize, su
             }
         }
         for &group in groups {
-            let sums = &mut sums[usize::from(group) * channels..][..channels];
+            let at = usize::from(group) * channels;
+            let sums = sums.part_mut(at..at + channels)?;
             // SAFETY: both have `channels` elements.
             unsafe { sum_row(row.as_ptr(), sums.as_mut_ptr(), channels) }
         }
     }
+    Ok(())
 }

@@ -16,6 +16,7 @@ use dot::{Dot, FOUR, STEP, STEPS};
 use super::tables::{SILU_BASE, SILU_SLOPE};
 use super::tiled::{self, CHUNK, LINES, MOST_COLUMNS, Starts};
 use super::{Bases, Columns, Requant, reference};
+use crate::parts::{Broken, OrBroken, Parts, holds};
 
 pub use super::reference::{add, glu_rows, inject};
 pub use elements::{add_norm, group_sums, scale_down, view8_slice};
@@ -36,15 +37,16 @@ pub const fn packed_words(n: usize, k: usize) -> usize {
 }
 
 /// Packs a block of columns into `out`: rows padded with zeros.
-pub fn pack(w: &Columns<'_>, out: &mut [i32]) {
+pub fn pack(w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
     if out.is_empty() {
-        return;
+        return Ok(());
     }
     let bytes: &mut [i8] = bytemuck::cast_slice_mut(out);
-    for (n, row) in bytes.chunks_exact_mut(w.k.next_multiple_of(STEP)).take(w.n).enumerate() {
+    for (n, row) in bytes.rows_mut(w.k.next_multiple_of(STEP))?.enumerate() {
         row.fill(0);
-        row[..w.k].copy_from_slice(w.row(n));
+        row.part_mut(..w.k)?.copy_of(w.row(n)?)?;
     }
+    Ok(())
 }
 
 /// Whether [`Run`] can work on this block.
@@ -55,22 +57,24 @@ fn ready(w: &Columns<'_>) -> bool {
 /// Calls `f` with each two rows of `a`, whole steps long, the first one's number, and how many there are. A missing second row is the first
 /// again.
 #[inline(always)]
-fn for_each_two(a: &[i8], k: usize, mut f: impl FnMut(usize, usize, [&[i8]; ROWS])) {
+fn for_each_two(a: &[i8], k: usize, mut f: impl FnMut(usize, usize, [&[i8]; ROWS]) -> Result<(), Broken>) -> Result<(), Broken> {
+    holds(ROWS * k > 0)?;
     let padded = k.next_multiple_of(STEP);
     let mut copies = MaybeUninit::<[i8; ROWS * MOST_COLUMNS]>::uninit();
     let mut copies = if padded == k { None } else { Some(copies.write([0; ROWS * MOST_COLUMNS])) };
     for (i, two) in a.chunks(ROWS * k).enumerate() {
-        let (first, second) = two.split_at(k);
+        let (first, second) = two.split_at_checked(k).or_broken()?;
         let (rows, second) = if second.len() < k { (1, first) } else { (ROWS, second) };
         if let Some(copies) = &mut copies {
-            let (to_first, to_second) = copies.split_at_mut(padded);
-            to_first[..k].copy_from_slice(first);
-            to_second[..k].copy_from_slice(second);
-            f(ROWS * i, rows, [to_first, &to_second[..padded]]);
+            let (to_first, to_second) = copies.split_at_mut_checked(padded).or_broken()?;
+            to_first.part_mut(..k)?.copy_of(first)?;
+            to_second.part_mut(..k)?.copy_of(second)?;
+            f(ROWS * i, rows, [to_first, to_second.part(..padded)?])?;
         } else {
-            f(ROWS * i, rows, [first, second]);
+            f(ROWS * i, rows, [first, second])?;
         }
     }
+    Ok(())
 }
 
 /// Channels `first..first + n` of a block of weights, ready to be multiplied with rows.
@@ -85,22 +89,26 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(block: &'a Columns<'a>, first: usize, n: usize) -> Self {
+    fn new(block: &'a Columns<'a>, first: usize, n: usize) -> Result<Self, Broken> {
         let (steps, fours) = (block.k.div_ceil(STEP), n / FOUR);
         let in_place = block.k.is_multiple_of(STEP);
         let (weights, stride) = if in_place { block.in_place() } else { (bytemuck::cast_slice(block.packed()), steps * STEP) };
         let end = if fours == 0 { first * stride } else { (first + FOUR * fours - 1) * stride + steps * STEP };
-        Self { block, first, n, weights: &weights[first * stride..end], stride, steps }
+        Ok(Self { block, first, n, weights: weights.part(first * stride..end)?, stride, steps })
     }
 
     /// `sums[r][c] += sum_k rows[r][k] * w[c][k]`, or `=` if `fresh`. Without a second row of sums only those of the first row.
     #[inline(always)]
-    fn multiply(&self, rows: [&[i8]; ROWS], sums: &mut [i32], second: Option<&mut [i32]>, fresh: bool) {
+    fn multiply(&self, rows: [&[i8]; ROWS], sums: &mut [i32], second: Option<&mut [i32]>, fresh: bool) -> Result<(), Broken> {
         let Self { n, stride, steps, .. } = *self;
-        let rows = rows.map(|row| &row[..steps * STEP]);
+        let [one, other] = rows;
+        let rows = [one.part(..steps * STEP)?, other.part(..steps * STEP)?];
         let two = second.is_some();
-        let sums = sums[..n].as_mut_ptr();
-        let sums = [sums, second.map_or(sums, |second| second[..n].as_mut_ptr())];
+        let sums = sums.part_mut(..n)?.as_mut_ptr();
+        let sums = match second {
+            Some(second) => [sums, second.part_mut(..n)?.as_mut_ptr()],
+            None => [sums; ROWS],
+        };
         let inputs = if two { rows } else { [rows[0]; ROWS] }.map(<[i8]>::as_ptr);
         let fours = n / FOUR;
         if fours > 0 {
@@ -108,97 +116,118 @@ impl<'a> Run<'a> {
             let (mut left, mut passes) = (steps, &dot::PASSES[usize::from(fresh)]);
             while left > 0 {
                 let steps = left.min(STEPS);
+                let pass = passes.part(steps - 1)?;
                 // SAFETY: `new` has cut the weights to `steps` steps of `4 * fours` channels, the rows have as many, just checked, and this
                 // takes the next of them; both rows of sums have `n` words, and are one only if the rows of activations are.
-                unsafe { passes[steps - 1](&what) }
+                unsafe { pass(&what) }
                 what.rows = what.rows.map(|row| row.wrapping_add(steps * STEP));
                 what.weights = what.weights.wrapping_add(steps * STEP);
                 (left, passes) = (left - steps, &dot::PASSES[0]);
             }
         }
         for c in FOUR * fours..n {
+            let weights = self.block.row(self.first + c)?;
             for (row, sums) in rows.iter().zip(sums).take(if two { ROWS } else { 1 }) {
-                let products = self.block.row(self.first + c).iter().zip(*row).map(|(&w, &a)| i32::from(w) * i32::from(a));
+                let products = weights.iter().zip(*row).map(|(&w, &a)| i32::from(w) * i32::from(a));
                 // SAFETY: `c` is below `n`, and so long are the rows of sums.
                 unsafe { *sums.add(c) = products.sum::<i32>() + if fresh { 0 } else { *sums.add(c) } }
             }
         }
+        Ok(())
     }
 
     /// Starts the sums of `rows` rows, 1 or 2, from `row` on at `bias + bases`.
     #[inline(always)]
-    fn begin(&self, sums: [&mut [i32]; ROWS], bias: &[i32], bases: Option<&Bases<'_>>, row: usize, rows: usize) {
+    fn begin(&self, sums: [&mut [i32]; ROWS], bias: &[i32], bases: Option<&Bases<'_>>, row: usize, rows: usize) -> Result<(), Broken> {
         let (n, [first, second]) = (self.n, sums);
-        let (bias, first, second) = (&bias[..n], &mut first[..n], &mut second[..n]);
+        let (bias, first, second) = (bias.part(..n)?, first.part_mut(..n)?, second.part_mut(..n)?);
         if let Some(b) = bases.filter(|b| b.groupings == GROUPS) {
-            let index = &b.index[row * GROUPS..(row + rows) * GROUPS];
-            let at = |r: usize| -> [usize; GROUPS] {
-                core::array::from_fn(|g| usize::from(index[if rows == ROWS { r * GROUPS + g } else { g }]) * self.block.n + self.first)
+            let base = |group: u16| {
+                let at = usize::from(group) * self.block.n + self.first;
+                b.table.part(at..at + n).map(<[i32]>::as_ptr)
             };
-            let ([a, b0, c, d], [e, f, g, h]) = (at(0), at(1));
-            let at = [a, b0, c, d, e, f, g, h];
-            let bases = at.map(|at| b.table[at..at + n].as_ptr());
+            // A missing second row is the first again.
+            let index = [b.of(row)?, b.of(row + rows - 1)?];
+            let ([&[a, b0, c, d], &[e, f, g, h]], true) = (index.map(|i| i.as_array::<GROUPS>().unwrap_or(&[0; GROUPS])), rows <= ROWS)
+            else {
+                return Err(Broken::here());
+            };
+            let bases = [base(a)?, base(b0)?, base(c)?, base(d)?, base(e)?, base(f)?, base(g)?, base(h)?];
             let sums = [first.as_mut_ptr(), if rows == ROWS { second.as_mut_ptr() } else { first.as_mut_ptr() }];
             // SAFETY: `n` words of the sums, the bias and each base, just checked; a row that stands twice has the same bases twice.
-            return unsafe { rows::begin_two(&rows::Begin { sums, bias: bias.as_ptr(), bases, n }) };
+            unsafe { rows::begin_two(&rows::Begin { sums, bias: bias.as_ptr(), bases, n }) };
+            return Ok(());
         }
         for (r, sums) in [first, second].into_iter().enumerate().take(rows) {
-            sums.copy_from_slice(bias);
-            self.add_bases(sums, bases, row + r);
+            sums.copy_of(bias)?;
+            self.add_bases(sums, bases, row + r)?;
         }
+        Ok(())
     }
 
     /// Adds the bases of row `row` to its sums.
     #[inline(always)]
-    fn add_bases(&self, sums: &mut [i32], bases: Option<&Bases<'_>>, row: usize) {
-        for base in Starts::of(bases, row, self.block.n, (self.first, self.n)).rows() {
-            sums.iter_mut().zip(base).for_each(|(s, b)| *s += b);
+    fn add_bases(&self, sums: &mut [i32], bases: Option<&Bases<'_>>, row: usize) -> Result<(), Broken> {
+        for base in Starts::of(bases, row, self.block.n, (self.first, self.n))?.rows() {
+            sums.iter_mut().zip(base?).for_each(|(s, b)| *s += b);
         }
+        Ok(())
     }
 }
 
 /// `out[r][n] = sum_k a[r][k] * w[n][k]`.
-pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) {
+pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
     if !ready(w) {
         return reference::accumulate(a, w, out);
     }
-    let run = Run::new(w, 0, w.n);
+    let run = Run::new(w, 0, w.n)?;
     for_each_two(a, w.k, |row, rows, input| {
-        let (first, second) = out[row * w.n..(row + rows) * w.n].split_at_mut(w.n);
-        run.multiply(input, first, (rows == ROWS).then_some(second), true);
-    });
+        let (first, second) = out.part_mut(row * w.n..(row + rows) * w.n)?.split_at_mut_checked(w.n).or_broken()?;
+        run.multiply(input, first, (rows == ROWS).then_some(second), true)
+    })
 }
 
 /// `out[r][n] = requant(W a + bases + bias)`.
-pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) {
+pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) -> Result<(), Broken> {
     if !ready(w) {
         return reference::project(a, w, q, bases, out);
     }
     let mut sums = [[0; CHUNK]; ROWS];
     for first in (0..w.n).step_by(CHUNK) {
         let n = CHUNK.min(w.n - first);
-        let run = Run::new(w, first, n);
-        let (bias, mult) = (&q.bias[first..first + n], &q.mult[first..first + n]);
+        let run = Run::new(w, first, n)?;
+        let (bias, mult) = (q.bias.part(first..first + n)?, q.mult.part(first..first + n)?);
         for_each_two(a, w.k, |row, rows, input| {
             let [one, two] = &mut sums;
-            run.multiply(input, one, Some(two), true);
+            run.multiply(input, one, Some(two), true)?;
             for (r, sums) in sums.iter_mut().enumerate().take(rows) {
                 if bases.is_some() {
-                    run.add_bases(&mut sums[..n], bases, row + r);
+                    run.add_bases(sums.part_mut(..n)?, bases, row + r)?;
                 }
-                let out = &mut out[(row + r) * w.n + first..][..n];
+                let at = (row + r) * w.n + first;
+                let out = out.part_mut(at..at + n)?;
                 // SAFETY: four slices of `n` elements.
                 unsafe { rows::narrow_row(sums.as_ptr(), bias.as_ptr(), mult.as_ptr(), out.as_mut_ptr(), n, q.shift & 31) }
             }
-        });
+            Ok(())
+        })?;
     }
+    Ok(())
 }
 
 /// [`project`], then the hidden values of the gated MLP: a chunk of gates and the ups of the same channels at a time.
-pub fn gated(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, shift: u32, gate_up: &mut [i16], out: &mut [i8]) {
+pub fn gated(
+    a: &[i8],
+    w: &Columns<'_>,
+    q: &Requant<'_>,
+    bases: Option<&Bases<'_>>,
+    shift: u32,
+    gate_up: &mut [i16],
+    out: &mut [i8],
+) -> Result<(), Broken> {
     let inner = w.n / 2;
     if !ready(w) || w.n % 2 != 0 {
-        reference::project(a, w, q, bases, gate_up);
+        reference::project(a, w, q, bases, gate_up)?;
         return glu_rows(gate_up, inner, shift, out);
     }
     let mut sums = [[0; 2 * CHUNK]; ROWS];
@@ -206,20 +235,24 @@ pub fn gated(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_
         let n = CHUNK.min(inner - first);
         // A whole chunk of gates has the ups right behind it, in the weights and in the sums.
         let runs = if inner == CHUNK { [Some((0, w.n)), None] } else { [Some((first, n)), Some((inner + first, n))] };
-        let runs = runs.map(|run| run.map(|(from, n)| (Run::new(w, from, n), &q.bias[from..from + n])));
-        let hidden = HiddenRow::new(q, [first, inner + first], n, shift);
+        let part = |(from, n): (usize, usize)| Ok((Run::new(w, from, n)?, q.bias.part(from..from + n)?));
+        let runs = [runs[0].map(part).transpose()?, runs[1].map(part).transpose()?];
+        let hidden = HiddenRow::new(q, [first, inner + first], n, shift)?;
         for_each_two(a, w.k, |row, rows, input| {
             let [one, two] = &mut sums;
             for ((run, bias), at) in runs.iter().flatten().zip([0, CHUNK]) {
-                let (one, two) = (&mut one[at..at + run.n], &mut two[at..at + run.n]);
-                run.begin([one, two], bias, bases, row, rows);
-                run.multiply(input, one, Some(two), false);
+                let (one, two) = (one.part_mut(at..at + run.n)?, two.part_mut(at..at + run.n)?);
+                run.begin([one, two], bias, bases, row, rows)?;
+                run.multiply(input, one, Some(two), false)?;
             }
             for (r, sums) in sums.iter().enumerate().take(rows) {
-                hidden.take(sums, &mut out[(row + r) * inner + first..][..n]);
+                let at = (row + r) * inner + first;
+                hidden.take(sums, out.part_mut(at..at + n)?)?;
             }
-        });
+            Ok(())
+        })?;
     }
+    Ok(())
 }
 
 /// What makes hidden values of the sums of a row.
@@ -232,20 +265,17 @@ struct HiddenRow<'a> {
 
 impl<'a> HiddenRow<'a> {
     /// Of `n` channels, at most a chunk, from two places on.
-    fn new(q: &Requant<'a>, from: [usize; 2], n: usize, gate_shift: u32) -> Self {
-        Self {
-            mults: from.map(|from| &q.mult[from..from + n.min(CHUNK)]),
-            shift: q.shift & 31,
-            gate_shift: gate_shift.min(4),
-            n: n.min(CHUNK),
-        }
+    fn new(q: &Requant<'a>, [gate, up]: [usize; 2], n: usize, gate_shift: u32) -> Result<Self, Broken> {
+        let n = n.min(CHUNK);
+        let mults = [q.mult.part(gate..gate + n)?, q.mult.part(up..up + n)?];
+        Ok(Self { mults, shift: q.shift & 31, gate_shift: gate_shift.min(4), n })
     }
 
     /// From the sums of the gates, and of the ups a chunk behind them.
     #[inline(always)]
-    fn take(&self, sums: &[i32; 2 * CHUNK], out: &mut [i8]) {
+    fn take(&self, sums: &[i32; 2 * CHUNK], out: &mut [i8]) -> Result<(), Broken> {
         let &Self { mults, shift, gate_shift, n } = self;
-        let (eights, out) = (n / EIGHT, &mut out[..n]);
+        let (eights, out) = (n / EIGHT, out.part_mut(..n)?);
         if eights > 0 {
             let tables = [BASE.as_ptr(), SLOPE.as_ptr()];
             let (sums, mults, out) = (sums.as_ptr(), mults.map(<[i32]>::as_ptr), out.as_mut_ptr());
@@ -253,8 +283,10 @@ impl<'a> HiddenRow<'a> {
             unsafe { rows::hidden_eights(&rows::Hidden { sums, mults, out, shift, gate_shift, tables, eights }) }
         }
         for c in EIGHT * eights..n {
-            let [gate, up] = [0, 1].map(|half| tiled::requant(sums[half * CHUNK + c], shift, mults[half][c]));
-            out[c] = tiled::glu(gate, up, gate_shift, &LINES[gate_shift as usize]);
+            let requant = |at: usize, mult: &[i32]| Ok(tiled::requant(*sums.part(at)?, shift, *mult.part(c)?));
+            let (gate, up) = (requant(c, mults[0])?, requant(CHUNK + c, mults[1])?);
+            *out.part_mut(c)? = tiled::glu(gate, up, gate_shift, LINES.part(gate_shift as usize)?);
         }
+        Ok(())
     }
 }

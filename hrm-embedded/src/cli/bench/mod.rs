@@ -14,7 +14,7 @@ use hrm_core::format::TaskKind;
 use hrm_core::iterate::Policy;
 use hrm_core::kernels::{Columns, Requant};
 use hrm_core::solve::{Options, Perturb, Select};
-use hrm_core::{Kernel, Schedule, testing};
+use hrm_core::{Broken, Kernel, Schedule, testing};
 use hrm_embedded::engine::chosen_kernel;
 use hrm_embedded::{Model, Workspace, builtin};
 use serde::Serialize;
@@ -109,9 +109,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let ghz = clock(budget);
     let peaks: Vec<Option<f64>> = kernels.iter().map(|&k| peak(k, budget)).collect();
     for (m, k, n) in SHAPES {
-        let reference = rate(Kernel::REFERENCE, m, k, n, budget);
+        let reference = rate(Kernel::REFERENCE, m, k, n, budget)?;
         for (&kernel, peak) in kernels.iter().zip(&peaks) {
-            let gmacs = if kernel == Kernel::REFERENCE { reference } else { rate(kernel, m, k, n, budget) };
+            let gmacs = if kernel == Kernel::REFERENCE { reference } else { rate(kernel, m, k, n, budget)? };
             figures.push(KernelFigure {
                 name: kernel.name(),
                 m,
@@ -211,21 +211,23 @@ fn fastest(budget: Duration, mut f: impl FnMut()) -> f64 {
 }
 
 /// GMAC/s of one product with its requantisation: the best of several rounds that fill the budget.
-fn rate(kernel: Kernel, m: usize, k: usize, n: usize, budget: Duration) -> f64 {
+fn rate(kernel: Kernel, m: usize, k: usize, n: usize, budget: Duration) -> Result<f64, Broken> {
     let byte = |i: usize| ((i * 2_654_435_761) >> 13) as i8;
     let a: Vec<i8> = (0..m * k).map(byte).collect();
     let weights: Vec<i8> = (0..n * k).map(|i| byte(i + 7).max(-127)).collect();
     let mut packed = vec![0; kernel.packed_words(n, k)];
-    kernel.pack(&Columns::new(&weights, n, 0, k, &[]), &mut packed);
+    kernel.pack(&Columns::new(&weights, n, 0, k, &[]), &mut packed)?;
     let columns = Columns::new(&weights, n, 0, k, &packed);
     let (mult, bias) = (vec![1 << 20; n], vec![0; n]);
     let requant = Requant { shift: 4, mult: &mult, bias: &bias };
     let mut out = vec![0i16; m * n];
+    let mut done = Ok(());
     let seconds = fastest(budget, || {
-        kernel.project(black_box(&a), &columns, &requant, None, &mut out);
+        done = kernel.project(black_box(&a), &columns, &requant, None, &mut out);
         black_box(&out);
     });
-    (m * k * n) as f64 / seconds / 1e9
+    done?;
+    Ok((m * k * n) as f64 / seconds / 1e9)
 }
 
 /// Latencies over starts of a nearly empty puzzle (what a puzzle says does not matter for the time), and where it goes if `parts` are asked

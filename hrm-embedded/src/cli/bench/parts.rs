@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use hrm_core::network::{Part, Place};
 use hrm_core::solve::Options;
-use hrm_core::{Plan, Run, Solver};
+use hrm_core::{Broken, Plan, Run, Solver};
 use hrm_embedded::Model;
 use serde::Serialize;
 
@@ -131,15 +131,15 @@ pub(super) fn breakdown(model: &Model, puzzle: &[u8], options: &Options, budget:
                     _ => laps.end_segment(),
                 }
                 segments += 1;
-                let changed = run.segment_parts(&mut |part| laps.lap(Key::of(part)));
+                let changed = run.segment_parts(&mut |part| laps.lap(Key::of(part)))?;
                 black_box(run.hash());
                 laps.lap(Key::Hash);
                 black_box(run.residual());
                 laps.lap(Key::Residual);
-                changed
+                Ok::<_, Broken>(changed)
             })
         };
-        while step(&mut laps).is_some() {}
+        while step(&mut laps)?.is_some() {}
         laps.end_segment();
     }
     // A guess has one start.

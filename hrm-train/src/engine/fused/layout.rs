@@ -33,6 +33,8 @@ pub struct Param {
     pub len: usize,
     /// Whether weight decay applies.
     pub decay: bool,
+    /// Rows and columns, if Muon's rule is for it: the matrices of the modules.
+    pub matrix: Option<(usize, usize)>,
     /// Start of a fresh model.
     pub init: Init,
 }
@@ -201,7 +203,11 @@ impl Dims {
 
     fn param(&mut self, name: String, shape: Vec<usize>, decay: bool, init: Init) {
         let len = shape.iter().product();
-        self.params.push(Param { name, shape, offset: self.len, len, decay, init });
+        let matrix = match shape[..] {
+            [rows, columns] if name.starts_with("module.") => Some((rows, columns)),
+            _ => None,
+        };
+        self.params.push(Param { name, shape, offset: self.len, len, decay, matrix, init });
         self.len += len;
     }
 

@@ -17,6 +17,7 @@ mod block;
 mod carry;
 mod layout;
 mod loss;
+mod muon;
 mod optim;
 pub(crate) mod random;
 pub mod reference;

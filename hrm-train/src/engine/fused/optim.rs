@@ -1,8 +1,10 @@
-//! Update rules: AdamW (Loshchilov and Hutter 2019) and Adam-atan2 (Everett et al. 2024), clipping, and the running mean of the weights.
+//! Update rules: AdamW (Loshchilov and Hutter 2019), Adam-atan2 (Everett et al. 2024) and Muon (Jordan et al. 2024), clipping, and the running mean of the weights.
 
 use crate::engine::{EngineOptions, OptimizerKind};
 
 use super::layout::Param;
+use super::muon;
+use super::simd::Isa;
 
 /// Moments and step count.
 #[derive(Clone, Debug)]
@@ -22,7 +24,7 @@ impl Optimizer {
     }
 
     /// One step with learning rate `lr`. The gradient must be finite.
-    pub fn step(&mut self, opts: &EngineOptions, params: &[Param], weights: &mut [f32], grad: &[f32], lr: f64) {
+    pub fn step(&mut self, isa: Isa, opts: &EngineOptions, params: &[Param], weights: &mut [f32], grad: &[f32], lr: f64) {
         let norm = grad.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt();
         let shrink = if opts.clip > 0.0 && norm > opts.clip { (opts.clip / norm) as f32 } else { 1.0 };
         self.step += 1;
@@ -31,19 +33,30 @@ impl Optimizer {
         let c1 = 1.0 - b1.powf(exponent);
         let root2 = (1.0 - b2.powf(exponent)).sqrt();
         let (rate, inverse, b1, b2) = ((lr / c1) as f32, (1.0 / root2) as f32, b1 as f32, b2 as f32);
+        let mut update = Vec::new();
         for p in params {
+            let own = p.offset..p.offset + p.len;
             let keep = if p.decay { (1.0 - lr * opts.weight_decay) as f32 } else { 1.0 };
-            for i in p.offset..p.offset + p.len {
-                let g = grad[i] * shrink;
-                let m = b1 * self.m[i] + (1.0 - b1) * g;
-                let v = b2 * self.v[i] + (1.0 - b2) * g * g;
-                (self.m[i], self.v[i]) = (m, v);
+            let matrix = p.matrix.filter(|_| opts.optimizer == OptimizerKind::Muon);
+            let rate = if matrix.is_some() { lr as f32 } else { rate };
+            update.clear();
+            for ((m, v), g) in self.m[own.clone()].iter_mut().zip(&mut self.v[own.clone()]).zip(&grad[own.clone()]) {
+                let g = g * shrink;
+                *m = b1 * *m + (1.0 - b1) * g;
+                *v = b2 * *v + (1.0 - b2) * g * g;
                 let denominator = v.sqrt() * inverse;
-                let update = match opts.optimizer {
+                update.push(match opts.optimizer {
                     OptimizerKind::AdamAtan2 => m.atan2(denominator),
-                    OptimizerKind::AdamW => m / (denominator + 1e-8),
-                };
-                weights[i] = weights[i] * keep - rate * update;
+                    // Nesterov's momentum: the gradient counts once more than in the mean.
+                    OptimizerKind::Muon if matrix.is_some() => b1 * *m + (1.0 - b1) * g,
+                    OptimizerKind::AdamW | OptimizerKind::Muon => *m / (denominator + 1e-8),
+                });
+            }
+            if let Some((rows, columns)) = matrix {
+                muon::orthogonalize(isa, &mut update, rows, columns);
+            }
+            for (w, u) in weights[own].iter_mut().zip(&update) {
+                *w = *w * keep - rate * u;
             }
         }
     }

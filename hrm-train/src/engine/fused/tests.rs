@@ -376,7 +376,7 @@ fn threads_change_no_bit() {
 #[test]
 fn resumption_changes_no_bit() {
     let spec = spec(4, false, 24, Start::Random);
-    for optimizer in [OptimizerKind::AdamW, OptimizerKind::AdamAtan2] {
+    for optimizer in [OptimizerKind::AdamW, OptimizerKind::AdamAtan2, OptimizerKind::Muon] {
         let opts = EngineOptions { optimizer, ..noisy(1) };
         let mut through = FusedEngine::new(&spec, &opts).unwrap();
         steps(&mut through, 0, 3);

@@ -153,7 +153,7 @@ impl Engine for FusedEngine {
             let name = self.d.params.iter().find(|p| (p.offset..p.offset + p.len).contains(&i)).map_or("?", |p| p.name.as_str());
             bail!("the gradient of `{name}` is {} in segment {}", grad[i], self.segments);
         }
-        self.optimizer.step(&self.opts, &self.d.params, &mut self.weights, &grad, lr);
+        self.optimizer.step(self.isa, &self.opts, &self.d.params, &mut self.weights, &grad, lr);
         if self.opts.ema > 0.0 {
             optim::average(&mut self.mean, &self.weights, self.opts.ema);
         }

@@ -31,6 +31,8 @@ pub(super) struct Param {
     pub len: usize,
     /// Whether weight decay applies (the public code decays all parameters, biases too).
     pub decay: bool,
+    /// Whether Muon's rule is for it: the matrices of the modules.
+    pub matrix: bool,
     pub init: Init,
 }
 
@@ -58,7 +60,8 @@ impl Layout {
 
     fn param(&mut self, name: String, shape: &[usize], decay: bool, init: Init) {
         let len = shape.iter().product();
-        self.params.push(Param { name, shape: shape.to_vec(), offset: self.len, len, decay, init });
+        let matrix = shape.len() == 2 && (name.starts_with("module.") || name.contains(".layers."));
+        self.params.push(Param { name, shape: shape.to_vec(), offset: self.len, len, decay, matrix, init });
         self.len += len;
     }
 
@@ -68,7 +71,15 @@ impl Layout {
     }
 
     fn buffer(&mut self, name: &str, shape: &[usize], init: Init) {
-        self.buffers.push(Param { name: name.into(), shape: shape.to_vec(), offset: 0, len: shape.iter().product(), decay: false, init });
+        self.buffers.push(Param {
+            name: name.into(),
+            shape: shape.to_vec(),
+            offset: 0,
+            len: shape.iter().product(),
+            decay: false,
+            matrix: false,
+            init,
+        });
     }
 
     fn public(&mut self, spec: &ModelSpec, torch: &TorchOptions) {

@@ -4,7 +4,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use super::block::Answer;
 use super::layout::Layout;
-use crate::engine::{EngineOptions, OptimizerKind};
+use crate::engine::{EngineOptions, OptimizerKind, muon};
 
 /// Moments, average and step count of one flat vector of parameters.
 pub(super) struct Optimizer {
@@ -15,6 +15,8 @@ pub(super) struct Optimizer {
     clip: f64,
     /// One where weight decay applies; `None` where it applies everywhere.
     decayed: Option<Tensor>,
+    /// Offset, rows and columns of what Muon's rule is for; empty for other rules.
+    matrices: Vec<(i64, i64, i64)>,
     /// First moment.
     pub m: Tensor,
     /// Second moment.
@@ -33,7 +35,9 @@ impl Optimizer {
             let mask: Vec<f32> = layout.params.iter().flat_map(|p| std::iter::repeat_n(f32::from(u8::from(p.decay)), p.len)).collect();
             Some(Tensor::f_from_slice(&mask)?.f_to_device(flat.device())?)
         };
+        let matrices = layout.params.iter().filter(|p| p.matrix && options.optimizer == OptimizerKind::Muon);
         Ok(Self {
+            matrices: matrices.map(|p| (p.offset as i64, p.shape[0] as i64, p.shape[1] as i64)).collect(),
             kind: options.optimizer,
             betas: options.betas,
             weight_decay: options.weight_decay,
@@ -72,15 +76,41 @@ impl Optimizer {
             let update = match self.kind {
                 // The uncorrected first moment enters the angle; its correction scales the step.
                 OptimizerKind::AdamAtan2 => self.m.f_atan2(&root)?,
-                OptimizerKind::AdamW => self.m.f_div(&root.f_add_scalar(1e-8)?)?,
+                OptimizerKind::AdamW | OptimizerKind::Muon => self.m.f_div(&root.f_add_scalar(1e-8)?)?,
             };
-            drop(flat.f_sub_(&update.f_mul_scalar(lr / bias1)?)?);
+            let update = update.f_mul_scalar(lr / bias1)?;
+            for &(offset, rows, columns) in &self.matrices {
+                let own = |t: &Tensor| t.f_narrow(0, offset, rows * columns)?.f_view([rows, columns]);
+                // Nesterov's momentum: the gradient counts once more than in the mean.
+                let direction = orthogonal(&own(&self.m)?.f_lerp(&own(gradient)?, 1.0 - b1)?)?;
+                own(&update)?.f_copy_(&direction.f_mul_scalar(lr)?)?;
+            }
+            drop(flat.f_sub_(&update)?);
             if let Some(average) = &mut self.average {
                 drop(average.f_lerp_(flat, 1.0 - self.ema)?);
             }
             Ok(())
         })
     }
+}
+
+/// The direction of a Muon step, as [`crate::engine::muon`] says.
+fn orthogonal(matrix: &Tensor) -> Answer<Tensor> {
+    let (rows, columns) = matrix.size2()?;
+    let mut x = matrix.f_div(&matrix.f_norm()?.f_add_scalar(muon::TINY)?)?;
+    if rows > columns {
+        x = x.f_tr()?;
+    }
+    let [a, b, c] = muon::QUINTIC.map(f64::from);
+    for _ in 0..muon::STEPS {
+        let square = x.f_matmul(&x.f_tr()?)?;
+        let factor = square.f_mul_scalar(b)?.f_add(&square.f_matmul(&square)?.f_mul_scalar(c)?)?;
+        x = x.f_mul_scalar(a)?.f_add(&factor.f_matmul(&x)?)?;
+    }
+    if rows > columns {
+        x = x.f_tr()?;
+    }
+    x.f_mul_scalar(f64::from(muon::RMS) * (rows.max(columns) as f64).sqrt())
 }
 
 /// One step of SignSGD on the rows of `table` that the batch used: `p <- p (1 - lr wd) - lr sign(g)`, `g` summed over equal identifiers.

@@ -162,10 +162,12 @@ fn structured_cells_are_those_of_the_fused_engine() -> Result<()> {
     compare("fields, shared, several steps", &structured(true, true, Start::Fixed), &base, 4, plain)?;
     let one_step = EngineOptions { loss: Loss::Softmax, gradient: Gradient::OneStep, optimizer: OptimizerKind::AdamW, ..base.clone() };
     compare("one field, one step, softmax, AdamW", &structured(false, false, Start::Fixed), &one_step, 3, plain)?;
-    let rough = EngineOptions { carry_noise: 0.1, clip: 0.05, ema: 0.0, ..base };
+    let rough = EngineOptions { carry_noise: 0.1, clip: 0.05, ema: 0.0, ..base.clone() };
     compare("noise, clipping", &structured(true, false, Start::Random), &rough, 2, plain)?;
     compare("a course, shared", &structured(true, true, Start::Random), &base, 4, course)?;
     compare("a teacher", &structured(true, true, Start::Random), &base, 3, advised)?;
+    let muon = EngineOptions { optimizer: OptimizerKind::Muon, clip: 0.05, ..base.clone() };
+    compare("Muon", &structured(true, false, Start::Random), &muon, 3, plain)?;
     compare("a course, one step", &structured(false, false, Start::Fixed), &one_step, 3, course)
 }
 
