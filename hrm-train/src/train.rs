@@ -230,7 +230,8 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions, group: &Rc<
         if last || (e.every > 0 && run.step.is_multiple_of(e.every)) {
             let n = if e.n == 0 { puzzles.holdout.len() } else { e.n };
             group.agree(&format!("the weights after step {}", run.step), engine.checksum()?)?;
-            let score = evaluate::holdout(engine.as_mut(), group, &puzzles.holdout, n, e.segments, mix(t.seed ^ mix(EVALUATION)), run.step)?;
+            let score =
+                evaluate::holdout(engine.as_mut(), group, &puzzles.holdout, n, e.segments, mix(t.seed ^ mix(EVALUATION)), run.step)?;
             let better = run.best.is_none_or(|best| score.at_least(&best));
             run.seconds = progress.seconds();
             if better {

@@ -57,7 +57,12 @@ fn mpirun(rank: usize, world: usize) -> Vec<(&'static str, String)> {
 
 fn srun(rank: usize, world: usize) -> Vec<(&'static str, String)> {
     let (rank, world) = (rank.to_string(), world.to_string());
-    vec![("SLURM_PROCID", rank.clone()), ("SLURM_NTASKS", world), ("SLURM_LOCALID", rank), ("SLURM_JOB_NODELIST", "localhost,far".to_owned())]
+    vec![
+        ("SLURM_PROCID", rank.clone()),
+        ("SLURM_NTASKS", world),
+        ("SLURM_LOCALID", rank),
+        ("SLURM_JOB_NODELIST", "localhost,far".to_owned()),
+    ]
 }
 
 struct Run {
@@ -78,7 +83,9 @@ impl Run {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hrm-train"));
         // What may have started this test must not count.
-        for (name, _) in std::env::vars().filter(|(n, _)| ["SLURM_", "OMPI_", "PMI", "MPI_", "MASTER_", "TORCHELASTIC_"].iter().any(|p| n.starts_with(p))) {
+        for (name, _) in std::env::vars()
+            .filter(|(n, _)| ["SLURM_", "OMPI_", "PMI", "MPI_", "MASTER_", "TORCHELASTIC_"].iter().any(|p| n.starts_with(p)))
+        {
             command.env_remove(name);
         }
         for name in ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"] {
@@ -211,7 +218,8 @@ fn other_numbers_of_ranks_differ_by_rounding() {
         let (one, many) = (Run::new(FUSED), Run::new(FUSED));
         one.finish(1, &arguments);
         many.finish(world, &arguments);
-        let (distance, scale) = (distance(&one.model(), &many.model()), one.model().values().flat_map(|(_, v)| v).fold(0.0f32, |m, x| m.max(x.abs())));
+        let (distance, scale) =
+            (distance(&one.model(), &many.model()), one.model().values().flat_map(|(_, v)| v).fold(0.0f32, |m, x| m.max(x.abs())));
         assert!(distance < 1e-4 * scale, "{world} ranks: {distance:e} of {scale}");
         for (a, b) in losses(&one).iter().zip(losses(&many)) {
             assert!((a - b).abs() < 1e-4 * a, "{world} ranks: a loss of {b}, expected {a}");

@@ -65,11 +65,7 @@ const STEPS: &[Step] = &[
     },
     Step { name: "line", about: "the whole line: train, quantise, solve (4x4 and 6x6)", run: line::run },
     Step { name: "parity", about: "float models against the public implementations (libtorch)", run: parity },
-    Step {
-        name: "parallel",
-        about: "several ranks train what one process trains, over gloo; NCCL where there is a GPU",
-        run: parallel,
-    },
+    Step { name: "parallel", about: "several ranks train what one process trains, over gloo; NCCL where there is a GPU", run: parallel },
     Step { name: "lint", about: "clippy without warnings", run: lint },
     Step { name: "docs", about: "rustdoc without warnings", run: docs },
     Step { name: "bare", about: "hrm-core on bare metal targets", run: bare::build },

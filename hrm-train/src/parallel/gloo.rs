@@ -29,15 +29,8 @@ unsafe extern "C" {
         room: usize,
     ) -> *mut Handle;
     fn hrm_gloo_sum(group: *mut Handle, values: *mut f32, len: i64, error: *mut c_char, room: usize) -> c_int;
-    fn hrm_gloo_gather(
-        group: *mut Handle,
-        mine: *const u8,
-        len: i64,
-        all: *mut u8,
-        world: c_int,
-        error: *mut c_char,
-        room: usize,
-    ) -> c_int;
+    fn hrm_gloo_gather(group: *mut Handle, mine: *const u8, len: i64, all: *mut u8, world: c_int, error: *mut c_char, room: usize)
+    -> c_int;
     fn hrm_gloo_broadcast(group: *mut Handle, bytes: *mut u8, len: i64, error: *mut c_char, room: usize) -> c_int;
     fn hrm_gloo_close(group: *mut Handle);
 }

@@ -303,7 +303,10 @@ mod tests {
     fn launchers_within_launchers() {
         let both = [&TORCH[..], &OMPI].concat();
         let error = refused(&both);
-        assert!(error.contains("RANK and WORLD_SIZE say rank 3 of 4, OMPI_COMM_WORLD_RANK and OMPI_COMM_WORLD_SIZE say rank 1 of 2"), "{error}");
+        assert!(
+            error.contains("RANK and WORLD_SIZE say rank 3 of 4, OMPI_COMM_WORLD_RANK and OMPI_COMM_WORLD_SIZE say rank 1 of 2"),
+            "{error}"
+        );
         assert_eq!(launch(&[&both[..], &[("TORCHELASTIC_RUN_ID", "x")]].concat()).rank, 3);
         // The job around mpirun has a task 0 of its own.
         assert_eq!(launch(&[&OMPI[..], &SRUN].concat()).launcher, "mpirun");

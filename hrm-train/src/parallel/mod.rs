@@ -178,7 +178,8 @@ impl Group {
                 t.device,
                 self.world
             );
-            let local = self.local_rank.context("train.device is `cuda`, but the launcher does not tell the rank's number on its machine")?;
+            let local =
+                self.local_rank.context("train.device is `cuda`, but the launcher does not tell the rank's number on its machine")?;
             t.device = format!("cuda:{local}");
         }
         if t.threads == 0 {
@@ -306,14 +307,18 @@ impl Group {
     /// # Errors
     /// It is not; the message names the ranks.
     pub fn agree(&self, what: &str, sum: u32) -> anyhow::Result<()> {
-        let all: Vec<u32> = self.gather(&sum.to_le_bytes())?.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let all: Vec<u32> =
+            self.gather(&sum.to_le_bytes())?.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         let others: Vec<String> = (1..all.len()).filter(|&r| all[r] != all[0]).map(|r| format!("{:08x} on rank {r}", all[r])).collect();
         ensure!(others.is_empty(), "{what} differ between the ranks: CRC-32 {:08x} on rank 0, {}", all[0], others.join(", "));
         Ok(())
     }
 
     fn lost(&self) -> String {
-        format!("rank {} of {} has lost the others: one has ended, whose own output says why, or has not answered in time", self.rank, self.world)
+        format!(
+            "rank {} of {} has lost the others: one has ended, whose own output says why, or has not answered in time",
+            self.rank, self.world
+        )
     }
 }
 

@@ -1,9 +1,11 @@
 //! Ranks as threads of one process: what a group does with a transport that sums in the order of the ranks.
 
+use std::rc::Rc;
 use std::sync::{Arc, Barrier, Mutex};
 
 use super::*;
-use crate::engine::RowOutcome;
+use crate::engine::{Engine, RowOutcome, Tensors};
+use crate::model_file::build_engine;
 
 /// A table where the ranks leave what they give.
 struct Table {
@@ -121,6 +123,51 @@ fn each_rank_has_its_gpu_and_its_cores() {
     assert!(group(Some(1)).place(&config("cuda:0")).unwrap_err().to_string().contains("`cuda:0` for 2 ranks, expected `cuda`"));
     assert!(group(None).place(&config("cuda")).unwrap_err().to_string().contains("does not tell"));
     assert_eq!(Group::alone().place(&config("cuda:3")).unwrap().train.device, "cuda:3");
+}
+
+/// Three steps of a batch of 16, of which the rows that are not `own` are left blank.
+fn trained(engine: &mut dyn Engine, own: Range<usize>) -> Tensors {
+    let label = |b: usize, t: usize| (2 + (t / 4 * 2 + t / 8 + t % 4 + b) % 4) as u8;
+    let tokens = |keep: &dyn Fn(usize) -> Option<u8>| -> Vec<u8> {
+        (0..256).map(|i| if own.contains(&(i / 16)) { keep(i).unwrap_or(1) } else { 0 }).collect()
+    };
+    let labels = tokens(&|i| Some(label(i / 16, i % 16)));
+    let inputs = tokens(&|i| (i * 7 % 5 < 3).then(|| label(i / 16, i % 16)));
+    for step in 0..3 {
+        let reset: Vec<bool> = (0..16).map(|b| (b + step) % 3 == 0).collect();
+        assert_eq!(engine.train_segment(&inputs, &labels, &reset, 1e-2).unwrap().len(), 16);
+    }
+    engine.state().unwrap()
+}
+
+#[test]
+fn engines_of_two_ranks_are_one_engine_bit_for_bit() {
+    let text = "[task]\nsize = 4\n[data]\ngenerate = { n = 9 }\n[model]\nchannels = 8\ninner = 12\n[train]\nbatch = 16\ncarry_noise = 0.1\nthreads = 1";
+    let config = RunConfig::parse(text, &[]).unwrap();
+    let spec = config.spec().unwrap();
+    let engine = || build_engine(&config, &spec, None).unwrap();
+    let bits = |state: &Tensors| state.values().flat_map(|(_, v)| v.iter().map(|x| x.to_bits())).collect::<Vec<_>>();
+    let mut alone = engine();
+    let whole = trained(alone.as_mut(), 0..16);
+    let found = ranks(2, |group| {
+        let (group, mut engine) = (Rc::new(group), engine());
+        engine.join(Rc::clone(&group)).unwrap();
+        assert!(engine.join(Rc::clone(&group)).unwrap_err().to_string().contains("already"));
+        let state = trained(engine.as_mut(), group.rows(16).unwrap());
+        let sum = engine.checksum().unwrap();
+        group.agree("the weights", sum).unwrap();
+        // What one rank alone gets wrong is seen.
+        let mut wrong = state.clone();
+        let values = wrong.iter_mut().find(|(name, _)| name.starts_with("weights.")).map(|(_, (_, values))| values).unwrap();
+        values[0] += group.rank() as f32;
+        engine.restore(&wrong).unwrap();
+        let error = group.agree("the weights", engine.checksum().unwrap()).unwrap_err().to_string();
+        assert!(error.starts_with("the weights differ between the ranks: CRC-32") && error.ends_with("on rank 1"), "{error}");
+        (state, sum)
+    });
+    for (state, sum) in found {
+        assert_eq!((bits(&state), sum), (bits(&whole), alone.checksum().unwrap()));
+    }
 }
 
 /// World size 1 over real NCCL: a sum of one rank is what it was, and the id travels through the transport in memory.

@@ -362,7 +362,8 @@ impl Engine for TorchEngine {
     }
 
     fn checksum(&self) -> anyhow::Result<u32> {
-        let shared = [Some(&self.flat), self.optimizer.average.as_ref(), Some(&self.optimizer.m), Some(&self.optimizer.v), self.puzzle.as_ref()];
+        let shared =
+            [Some(&self.flat), self.optimizer.average.as_ref(), Some(&self.optimizer.m), Some(&self.optimizer.v), self.puzzle.as_ref()];
         let values = shared.into_iter().flatten().map(host).collect::<anyhow::Result<Vec<_>>>()?;
         Ok(checksum(values.iter().map(Vec::as_slice)))
     }

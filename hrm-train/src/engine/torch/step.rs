@@ -118,7 +118,9 @@ impl TorchEngine {
             return Ok(carry);
         }
         let (batch, len) = (self.options.batch as u64, self.net.config.state_len() as u64);
-        let streams: Vec<Stream> = (self.rows.start as u64..self.rows.end as u64).map(|b| Stream::new(self.seed, Purpose::Noise, self.segments * batch + b)).collect();
+        let streams: Vec<Stream> = (self.rows.start as u64..self.rows.end as u64)
+            .map(|b| Stream::new(self.seed, Purpose::Noise, self.segments * batch + b))
+            .collect();
         let noise = self.random_carry(&streams, |stream, half, i| stream.normal(half * len + i) * self.options.carry_noise as f32)?;
         Ok(Carry { h: carry.h.f_add(&noise.h)?, l: carry.l.f_add(&noise.l)? })
     }
@@ -158,7 +160,8 @@ impl TorchEngine {
         };
         let advice = advice.as_ref().map(|(p, share)| (p, *share));
         let parts = losses(self.options.loss, &logits, &halt, &labels, net.first_token(), row_weights.as_ref(), advice)?;
-        let steps: Vec<u32> = self.steps.iter().zip(&batch.reset[own]).map(|(&s, &reset)| if reset { 1 } else { s.saturating_add(1) }).collect();
+        let steps: Vec<u32> =
+            self.steps.iter().zip(&batch.reset[own]).map(|(&s, &reset)| if reset { 1 } else { s.saturating_add(1) }).collect();
         let next = next.detach()?;
         let going_on = match &net.public {
             Some(public) if public.q_continue && public.halt_max_steps > 1 && self.options.q_weight > 0.0 => {
@@ -226,7 +229,8 @@ impl TorchEngine {
         done.report.rows = self.group.gather_outcomes(done.report.rows)?;
         if let Some(rows) = done.puzzle {
             let (width, device) = (rows.size()[1], rows.device());
-            done.puzzle = Some(Tensor::f_from_slice(&self.group.gather_floats(&host(&rows)?)?)?.f_reshape([-1, width])?.f_to_device(device)?);
+            done.puzzle =
+                Some(Tensor::f_from_slice(&self.group.gather_floats(&host(&rows)?)?)?.f_reshape([-1, width])?.f_to_device(device)?);
         }
         if let Some(b) = done.report.rows.iter().position(|o| !o.loss.is_finite() || !o.q_halt.is_finite()) {
             let row = done.report.rows[b];

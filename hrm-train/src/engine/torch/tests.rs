@@ -351,7 +351,8 @@ fn a_loss_that_is_no_number_leaves_the_weights() -> Result<()> {
     let (inputs, labels) = puzzles();
     let error = engine.train_segment(&inputs, &labels, &[true; BATCH], 1e-3).unwrap_err().to_string();
     assert!(error.contains("NaN"), "{error}");
-    let (after, bits) = (engine.state().unwrap(), |t: &Tensors| t.values().flat_map(|(_, v)| v.iter().map(|x| x.to_bits())).collect::<Vec<_>>());
+    let (after, bits) =
+        (engine.state().unwrap(), |t: &Tensors| t.values().flat_map(|(_, v)| v.iter().map(|x| x.to_bits())).collect::<Vec<_>>());
     assert_eq!(bits(&after), bits(&before));
     Ok(())
 }
