@@ -335,7 +335,7 @@ fn open_metrics(config: &RunConfig, folder: &Path, step: u64) -> anyhow::Result<
 
 /// Checks that all ranks were started with the config of rank 0.
 fn same_config(config: &RunConfig, group: &Group) -> anyhow::Result<()> {
-    let text = group.from_first(|| Ok(config.to_toml()?.into_bytes()))?;
+    let text = group.of_first(|| Ok(config.to_toml()?.into_bytes()))?;
     let compare = || {
         let changed = config.differences(&RunConfig::parse(std::str::from_utf8(&text)?, &[])?)?;
         ensure!(changed.is_empty(), "its config is not that of rank 0: {}", changed.join("; "));
@@ -353,7 +353,7 @@ fn saved_run(checkpoints: Option<&Checkpoints>, group: &Group) -> anyhow::Result
             checkpoint::encode_tensors(&state, Some((POSITION, serde_json::to_string(&run)?)))
         }
     };
-    let bytes = group.from_first(read)?;
+    let bytes = group.of_first(read)?;
     if bytes.is_empty() {
         return Ok(None);
     }

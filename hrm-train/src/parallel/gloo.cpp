@@ -40,18 +40,17 @@ namespace {
 // Runs `work`; on an exception writes what it says, cut to `room` bytes with the final zero, and gives false.
 template <typename Work>
 bool guarded(char* error, size_t room, Work&& work) {
-  const char* text = "an exception of unknown type";
+  std::string text = "an exception of unknown type";
   try {
     work();
     return true;
   } catch (const c10::Error& e) {
     text = e.what_without_backtrace();
-    std::strncpy(error, text, room - 1);
   } catch (const std::exception& e) {
-    std::strncpy(error, e.what(), room - 1);
+    text = e.what();
   } catch (...) {
-    std::strncpy(error, text, room - 1);
   }
+  std::strncpy(error, text.c_str(), room - 1);
   error[room - 1] = 0;
   return false;
 }

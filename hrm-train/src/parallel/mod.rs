@@ -256,7 +256,7 @@ impl Group {
     ///
     /// # Errors
     /// Rank 0 cannot make it (every rank then says why), or is gone.
-    pub fn from_first(&self, make: impl FnOnce() -> anyhow::Result<Vec<u8>>) -> anyhow::Result<Vec<u8>> {
+    pub fn of_first(&self, make: impl FnOnce() -> anyhow::Result<Vec<u8>>) -> anyhow::Result<Vec<u8>> {
         let Some(transport) = &self.transport else { return make() };
         let made = self.settle(if self.is_first() { make() } else { Ok(Vec::new()) })?;
         let mut length = (made.len() as u64).to_le_bytes();

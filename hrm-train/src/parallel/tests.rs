@@ -89,9 +89,9 @@ fn floats_and_outcomes_come_in_the_order_of_the_ranks() {
 
 #[test]
 fn what_rank_0_makes_reaches_all_and_so_does_an_error() {
-    let made = |group: Group| group.from_first(|| Ok(vec![5; 1 + 99 * group.rank()])).unwrap();
+    let made = |group: Group| group.of_first(|| Ok(vec![5; 1 + 99 * group.rank()])).unwrap();
     assert_eq!(ranks(3, made), [[5], [5], [5]]);
-    let failed = ranks(2, |group| format!("{:#}", group.from_first(|| bail!("no such file")).unwrap_err()));
+    let failed = ranks(2, |group| format!("{:#}", group.of_first(|| bail!("no such file")).unwrap_err()));
     assert_eq!(failed, ["no such file", "rank 0 cannot go on: no such file"]);
     let settled = ranks(3, |group| {
         let mine = if group.rank() == 2 { Err(anyhow::anyhow!("{}", "long".repeat(300))) } else { Ok(group.rank()) };
