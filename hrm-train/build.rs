@@ -5,6 +5,8 @@ use std::path::Path;
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed=LIBTORCH");
+    // What the tests that compile C++ for this machine ask the compiler for.
+    println!("cargo:rustc-env=HRM_TARGET={}", std::env::var("TARGET").unwrap_or_default());
     if std::env::var_os("CARGO_FEATURE_TCH").is_none() {
         return;
     }

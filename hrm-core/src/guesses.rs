@@ -3,7 +3,7 @@
 
 use crate::config::{Mixer, Start};
 use crate::format::TaskKind;
-use crate::iterate::{Halt, Iteration, Policy, Segment};
+use crate::iterate::{Halt, Iteration, Machine, Policy, Segment};
 use crate::memory::MemoryError;
 use crate::network::{InputError, Run};
 use crate::parts::{Broken, OrBroken};
@@ -69,9 +69,9 @@ impl Guesses {
     ///
     /// # Errors
     /// Tokens that are not the model's, contradicting givens, too little memory, or a selection that model or plan do not offer.
-    pub fn begin(run: &mut Run<'_, '_>, tokens: &[u8], options: Options, memory: &mut [u8]) -> Result<Self, SolveError> {
+    pub fn begin(run: &mut impl Machine, tokens: &[u8], options: Options, memory: &mut [u8]) -> Result<Self, SolveError> {
         let options = Options { guesses: options.guesses.max(1), ..options };
-        let task = match run.network().view().header().task {
+        let task = match run.view().header().task {
             TaskKind::Sudoku(n) => Sudoku::new(usize::from(n)),
             TaskKind::Grid => None,
         };
@@ -109,7 +109,7 @@ impl Guesses {
     }
 
     /// The answer of the last segment in the orientation of the puzzle, `[S]`.
-    pub fn answer_now<'b>(&self, run: &Run<'_, '_>, memory: &'b mut [u8]) -> &'b [u8] {
+    pub fn answer_now<'b>(&self, run: &impl Machine, memory: &'b mut [u8]) -> &'b [u8] {
         let Some(Buffers { view, .. }) = Buffers::split(memory, self.tokens) else { return &[] };
         restore(self.symmetry.as_ref(), run.answer(), view);
         view
@@ -133,40 +133,65 @@ impl Guesses {
         memory: &mut [u8],
         segment: impl FnOnce(&mut Run<'a, 'm>) -> Result<u16, E>,
     ) -> Result<Option<Event>, E> {
-        if self.finished {
+        if !self.prepare(run, memory)? {
             return Ok(None);
         }
-        let stepped = self.try_step(run, memory, segment);
-        if stepped.is_err() {
-            // Whatever the guesses before have answered: it is not trusted any more.
-            (self.finished, self.score, self.verified) = (true, None, false);
-        }
-        stepped.map(Some)
+        let changed = segment(run).inspect_err(|_| self.abandon())?;
+        Ok(Some(self.conclude(run, changed, memory)?))
     }
 
-    fn try_step<'a, 'm, E: From<Broken>>(
-        &mut self,
-        run: &mut Run<'a, 'm>,
-        memory: &mut [u8],
-        segment: impl FnOnce(&mut Run<'a, 'm>) -> Result<u16, E>,
-    ) -> Result<Event, E> {
+    /// Readies `run` for the next segment: the first half of [`Guesses::step`], for machines that run many puzzles at once. `false` once the
+    /// puzzle is finished.
+    ///
+    /// # Errors
+    /// As [`Guesses::step`].
+    pub fn prepare(&mut self, run: &mut impl Machine, memory: &mut [u8]) -> Result<bool, Broken> {
+        if self.finished {
+            return Ok(false);
+        }
+        let prepared = self.try_prepare(run, memory);
+        prepared.inspect_err(|_| self.abandon()).map(|()| true)
+    }
+
+    /// Judges the segment that `run` has done since [`Guesses::prepare`], which has changed so many cells of its answer: the other half.
+    ///
+    /// # Errors
+    /// As [`Guesses::step`].
+    pub fn conclude(&mut self, run: &impl Machine, changed: u16, memory: &mut [u8]) -> Result<Event, Broken> {
+        let concluded = self.try_conclude(run, changed, memory);
+        concluded.inspect_err(|_| self.abandon())
+    }
+
+    /// Whatever the guesses before have answered: it is not trusted any more.
+    fn abandon(&mut self) {
+        (self.finished, self.score, self.verified, self.iteration) = (true, None, false, None);
+    }
+
+    fn try_prepare(&mut self, run: &mut impl Machine, memory: &mut [u8]) -> Result<(), Broken> {
         let mut buffers = Buffers::split(memory, self.tokens).or_broken()?;
-        let mut iteration = match self.iteration.take() {
+        let iteration = match self.iteration.take() {
             Some(i) => i,
             None => self.begin_guess(run, &mut buffers)?,
         };
         if self.options.noise > 0 {
             run.add_noise(self.options.seed, u64::from(self.guess), iteration.done(), self.options.noise);
         }
+        self.iteration = Some(iteration);
+        Ok(())
+    }
+
+    fn try_conclude(&mut self, run: &impl Machine, changed: u16, memory: &mut [u8]) -> Result<Event, Broken> {
+        let mut buffers = Buffers::split(memory, self.tokens).or_broken()?;
+        let mut iteration = self.iteration.take().or_broken()?;
         let (task, symmetry, puzzle, view) = (self.task, &self.symmetry, &*buffers.puzzle, &mut *buffers.view);
         // Only `Select::Verify` lets the verifier stop a guess: the other selections must not profit from it.
         let by_verifier = self.options.select == Select::Verify;
         let mut valid = false;
-        let segment = iteration.next_by(run, segment, |answer| {
+        let segment = iteration.judge(run, changed, |answer| {
             restore(symmetry.as_ref(), answer, view);
             valid = task.is_some_and(|t| t.verify(puzzle, view).is_valid());
             valid && by_verifier
-        })?;
+        });
         // A guess that has ended is never kept.
         let segment = segment.or_broken()?;
         self.segments = self.segments.saturating_add(1);
@@ -175,7 +200,7 @@ impl Guesses {
         match segment.halt {
             Some(halt) => {
                 self.halt = Some(halt);
-                let q_scale = run.network().view().heads().q_scale;
+                let q_scale = run.view().heads().q_scale;
                 self.end_guess(&segment, valid, q_scale, &mut buffers);
                 self.guess += 1;
                 let enough = (valid && by_verifier) || self.options.select == Select::First;
@@ -224,9 +249,9 @@ impl Guesses {
         chosen && self.task.is_some()
     }
 
-    fn begin_guess(&mut self, run: &mut Run<'_, '_>, buffers: &mut Buffers<'_>) -> Result<Iteration, Broken> {
+    fn begin_guess(&mut self, run: &mut impl Machine, buffers: &mut Buffers<'_>) -> Result<Iteration, Broken> {
         let Options { seed, perturb, policy, noise, .. } = self.options;
-        let c = *run.network().view().config();
+        let c = *run.view().config();
         let equivariant = c.fields > 1 && c.mixer == Mixer::GroupSum;
         let assume = self.assumes();
         let (starts, symmetries) = match perturb {

@@ -1,8 +1,79 @@
 //! The fixed-point iteration, one segment at a time, driven by the caller: firmware can feed a watchdog or yield between segments.
 
-use crate::network::{Residual, Run};
+use crate::format::ModelView;
+use crate::network::{InputError, Residual, Run};
 use crate::parts::Broken;
 use crate::schedule::Depth;
+
+/// A puzzle under way, wherever its carry is: a [`Run`] in this memory, or one whose segments an accelerator computes. What the methods
+/// do and return is what those of [`Run`] of the same name do.
+pub trait Machine {
+    /// The model file.
+    fn view(&self) -> &ModelView<'_>;
+
+    /// Begins a puzzle.
+    ///
+    /// # Errors
+    /// Tokens that the model cannot read.
+    fn start(&mut self, tokens: &[u8], seed: u64, guess: u64) -> Result<(), InputError>;
+
+    /// Replaces the carry by a random start.
+    fn start_randomly(&mut self, seed: u64, guess: u64);
+
+    /// Adds Gaussian noise to the carry.
+    fn add_noise(&mut self, seed: u64, guess: u64, segment: u16, amplitude: u16);
+
+    /// Tokens read from z_H, `[S]`.
+    fn answer(&self) -> &[u8];
+
+    /// Hash of the whole carry.
+    fn hash(&self) -> u64;
+
+    /// Halt and continue outputs of the Q head.
+    fn q(&self) -> (i32, i32);
+
+    /// Whether the Q head says halt: `q_halt > q_continue`, or `q_halt > 0` without a continue output.
+    fn q_says_halt(&self) -> bool {
+        self.q().0 > self.q().1
+    }
+
+    /// Change of z_H over the last segment, if it is known.
+    fn residual(&self) -> Option<Residual>;
+}
+
+impl Machine for Run<'_, '_> {
+    fn view(&self) -> &ModelView<'_> {
+        self.network().view()
+    }
+
+    fn start(&mut self, tokens: &[u8], seed: u64, guess: u64) -> Result<(), InputError> {
+        Run::start(self, tokens, seed, guess)
+    }
+
+    fn start_randomly(&mut self, seed: u64, guess: u64) {
+        Run::start_randomly(self, seed, guess);
+    }
+
+    fn add_noise(&mut self, seed: u64, guess: u64, segment: u16, amplitude: u16) {
+        Run::add_noise(self, seed, guess, segment, amplitude);
+    }
+
+    fn answer(&self) -> &[u8] {
+        Run::answer(self)
+    }
+
+    fn hash(&self) -> u64 {
+        Run::hash(self)
+    }
+
+    fn q(&self) -> (i32, i32) {
+        Run::q(self)
+    }
+
+    fn residual(&self) -> Option<Residual> {
+        Run::residual(self)
+    }
+}
 
 /// When to stop a guess. Conditions are looked at after every segment, in the order of [`Halt`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +159,7 @@ pub struct Iteration {
 impl Iteration {
     /// Begins counting for a run that has just been started.
     #[must_use]
-    pub fn new(policy: Policy, run: &Run<'_, '_>) -> Self {
+    pub fn new(policy: Policy, run: &impl Machine) -> Self {
         let mut history = [0; HISTORY];
         history[0] = run.hash();
         Self { policy, done: 0, unchanged: 0, history, halted: false }
@@ -119,6 +190,15 @@ impl Iteration {
         // What fails has ended.
         self.halted = true;
         let changed = segment(run)?;
+        self.halted = false;
+        Ok(self.judge(run, changed, verify))
+    }
+
+    /// Counts a segment that `run` has just done and that has changed so many cells of the answer: what [`Iteration::next`] does after it.
+    pub fn judge(&mut self, run: &impl Machine, changed: u16, verify: impl FnOnce(&[u8]) -> bool) -> Option<Segment> {
+        if self.halted {
+            return None;
+        }
         self.done = self.done.saturating_add(1);
         let hash = run.hash();
         self.unchanged = if changed == 0 { self.unchanged.saturating_add(1) } else { 0 };
@@ -136,7 +216,7 @@ impl Iteration {
         };
         self.history[usize::from(self.done) % HISTORY] = hash;
         self.halted = halt.is_some();
-        Ok(Some(Segment { index: self.done, changed, q: run.q(), residual: run.residual(), hash, verified, halt }))
+        Some(Segment { index: self.done, changed, q: run.q(), residual: run.residual(), hash, verified, halt })
     }
 
     /// Segments run so far.
@@ -145,7 +225,7 @@ impl Iteration {
         self.done
     }
 
-    fn has_settled(&self, run: &Run<'_, '_>) -> bool {
+    fn has_settled(&self, run: &impl Machine) -> bool {
         let below = |r: Residual| r.change.saturating_mul(1024) < r.size.saturating_mul(u64::from(self.policy.settled));
         self.policy.settled > 0 && run.residual().is_some_and(below)
     }

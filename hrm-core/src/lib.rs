@@ -23,7 +23,7 @@ pub mod testing;
 
 pub use config::{Config, ConfigError, Mixer, Start};
 pub use format::{FormatError, ModelView};
-pub use iterate::{Halt, Iteration, Policy, Segment};
+pub use iterate::{Halt, Iteration, Machine, Policy, Segment};
 pub use kernels::Kernel;
 pub use memory::{MemoryError, Plan, Schedule, required_bytes};
 pub use network::{InputError, Network, Part, Place, Residual, Run};

@@ -335,6 +335,12 @@ impl<'a, 'm> Run<'a, 'm> {
         Ok(run)
     }
 
+    /// Takes away memory that every layer works in, as nothing but a mistake could.
+    #[cfg(feature = "std")]
+    pub(crate) fn damage(&mut self) {
+        self.scratch.tile_wide = &mut [];
+    }
+
     /// MACs of one segment in this run's memory: what [`ModelView::segment_macs`] says for the cached schedule, and in the lean one
     /// those of the products that are computed again, too.
     #[must_use]
@@ -643,12 +649,6 @@ impl<'a, 'm> Run<'a, 'm> {
     #[must_use]
     pub const fn q(&self) -> (i32, i32) {
         self.q
-    }
-
-    /// Whether the Q head says halt: `q_halt > q_continue`, or `q_halt > 0` without a continue output.
-    #[must_use]
-    pub const fn q_says_halt(&self) -> bool {
-        self.q.0 > self.q.1
     }
 
     /// Change of z_H over the last segment, if the plan keeps it.

@@ -40,6 +40,12 @@ impl Stream {
         Self { start: mix(mix(seed.wrapping_add(GOLDEN.wrapping_mul(purpose as u64))) ^ mix(index)), next: 0 }
     }
 
+    /// `s0` of `docs/numerics.md`: all that another machine needs to draw the same words.
+    #[must_use]
+    pub const fn start(&self) -> u64 {
+        self.start
+    }
+
     /// The next 64 bits.
     pub const fn next_u64(&mut self) -> u64 {
         self.next += 1;

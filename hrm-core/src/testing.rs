@@ -206,6 +206,11 @@ pub fn hashes(view: ModelView<'_>, kernel: Kernel, plan: Plan, tokens: &[u8], se
     Ok((0..segments).map_while(|_| run.segment().ok().map(|_| run.hash())).collect())
 }
 
+/// Takes away memory that every layer of `run` works in: for tests of what follows, which must be an error and never an answer.
+pub fn damage(run: &mut Run<'_, '_>) {
+    run.damage();
+}
+
 /// Residual and gate shift of a block: other units than the stream's in every second one.
 const fn unit_shifts(layer: usize) -> (u32, u32) {
     if layer.is_multiple_of(2) { (0, 0) } else { (2, 1) }

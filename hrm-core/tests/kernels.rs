@@ -383,6 +383,53 @@ fn fuzz_for_a_while() {
     println!("{rounds} rounds of 80 comparisons with {}, seeds from {first} on, {whole} whole layers: all equal", kernels.join(", "));
 }
 
+/// Slices of other shapes than they should have are an error on every kernel.
+#[test]
+fn other_shapes_are_refused() {
+    let (rows, n, k) = (3, 4, 8);
+    let (weights, mult, bias) = (vec![1; n * k], vec![1; n], vec![1; n]);
+    let q = Requant { shift: 1, mult: &mult, bias: &bias };
+    let short = Requant { shift: 1, mult: &mult, bias: &bias[1..] };
+    let (a, wide, x) = (vec![1i8; rows * k], vec![0i32; rows * n], vec![1i16; rows * n]);
+    let index = vec![0u16; rows * 2];
+    for kernel in Kernel::available() {
+        let mut packed = vec![0; kernel.packed_words(n, k)];
+        kernel.pack(&Columns::new(&weights, n, 0, k, &[]), &mut packed).unwrap();
+        let fitting = kernel.packed_words(n, k) > 0;
+        assert!(!fitting || kernel.pack(&Columns::new(&weights, n, 0, k, &[]), &mut packed[1..]).is_err(), "{}", kernel.name());
+        assert!(!fitting || kernel.pack(&Columns::new(&weights[..k], n, 0, k, &[]), &mut packed).is_err(), "{}", kernel.name());
+        let w = Columns::new(&weights, n, 0, k, &packed);
+        let none = Columns::new(&weights, n, 0, 0, &[]);
+        let few = Columns::new(&weights[..k], n, 0, k, &[]);
+        let (mut sums, mut narrow, mut view, mut hidden) = (wide.clone(), x.clone(), vec![0; rows * n], vec![0; rows * n / 2]);
+        let outside = Bases { table: &wide[..n], index: &[0, 1, 0], groupings: 1 };
+        let unnamed = Bases { table: &wide, index: &index[..2], groupings: 1 };
+        let errors = [
+            kernel.accumulate(&a, &w, &mut sums[1..]),
+            kernel.accumulate(&a[1..], &w, &mut sums),
+            kernel.accumulate(&a, &none, &mut sums),
+            kernel.accumulate(&a, &few, &mut sums),
+            kernel.project(&a, &w, &q, None, &mut narrow[n..]),
+            kernel.project(&a, &w, &short, None, &mut narrow),
+            kernel.project(&a, &w, &q, Some(&outside), &mut narrow),
+            kernel.project(&a, &w, &q, Some(&unnamed), &mut narrow),
+            kernel.gated(&a, &w, &q, Some(&outside), 0, &mut narrow, &mut hidden),
+            kernel.gated(&a, &w, &q, None, 0, &mut narrow, &mut hidden[1..]),
+            kernel.glu(&x, n / 2, 0, &mut hidden[1..]),
+            kernel.glu(&x, 0, 0, &mut hidden),
+            kernel.view8(&x[1..], 1, &mut view),
+            kernel.add_norm(&mut narrow, &x[n..], n),
+            kernel.add_norm(&mut narrow, &x, 0),
+            kernel.group_sums(&view, n, &index[1..], 2, &mut narrow),
+            kernel.group_sums(&view, n, &[0, 1, 2, 3, 0, 1], 2, &mut narrow),
+            kernel.group_sums(&view, 0, &index, 2, &mut narrow),
+        ];
+        for (i, error) in errors.into_iter().enumerate() {
+            assert!(error.is_err(), "{}: number {i} is taken", kernel.name());
+        }
+    }
+}
+
 #[test]
 fn kernels_are_found_by_name() {
     assert_eq!(Kernel::by_name("reference"), Some(Kernel::REFERENCE));

@@ -5,8 +5,8 @@ use hrm_core::config::{Config, Mixer, Start};
 use hrm_core::iterate::Policy;
 use hrm_core::schedule::{Depth, MOST_ASSUMED};
 use hrm_core::solve::{Options, Perturb, Select};
-use hrm_core::testing::random_model;
-use hrm_core::{Kernel, ModelView, Network, Plan, Run, Solver};
+use hrm_core::testing::{self, random_model};
+use hrm_core::{Broken, Kernel, ModelView, Network, Plan, Run, Solver};
 
 fn config(start: Start) -> Config {
     Config {
@@ -99,4 +99,36 @@ fn depths_and_a_settled_state() {
     // Every state of this model moves by less than 64 times its size: each guess is given up after one segment.
     o.policy.settled = u16::MAX;
     assert!(guesses(Start::Random, o).iter().all(|g| g.3 == 1));
+}
+
+/// Whatever the guesses before have answered: once an invariant is broken, nothing is an answer any more.
+#[test]
+fn a_broken_invariant_ends_without_an_answer() {
+    for (name, config) in testing::configs() {
+        let file = random_model(&config, 3).unwrap();
+        let view = ModelView::new_checked(file.as_slice()).unwrap();
+        let tokens = vec![1; usize::from(config.tokens)];
+        for plan in [Plan::HOST, Plan::DEVICE, Plan::ROOMY] {
+            let network = Network::reference(view);
+            let mut arena = vec![0; network.required_bytes(plan).div_ceil(8)];
+            let mut run = Run::new(network, &mut arena, plan).unwrap();
+            let options =
+                Options { policy: Policy::budget(1), guesses: 9, select: Select::Vote, perturb: Perturb::Starts, noise: 0, seed: 1 };
+            let mut memory = vec![0; Solver::required_bytes(tokens.len(), &options)];
+            let mut solver = Solver::new(&mut run, &tokens, options, &mut memory).unwrap();
+            assert!(solver.step().unwrap().is_some() && solver.outcome().answer.is_some(), "{name}");
+            let damaged = |run: &mut Run<'_, '_>| {
+                testing::damage(run);
+                run.segment()
+            };
+            let broken: Broken = solver.step_by(damaged).unwrap_err();
+            assert!(["layers.rs", "lean.rs"].contains(&broken.place().0), "{name}: {broken}");
+            let outcome = solver.outcome();
+            assert_eq!((outcome.answer, outcome.verified, outcome.confidence), (None, false, 0.0), "{name}");
+            assert_eq!(solver.step(), Ok(None), "{name}");
+            // The memory has not come back.
+            run.start(&tokens, 1, 0).unwrap();
+            assert!(run.segment().is_err() && run.segment_parts(&mut |_| {}).is_err(), "{name}");
+        }
+    }
 }

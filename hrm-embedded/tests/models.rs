@@ -70,6 +70,9 @@ fn inspect_as_json_adds_up() {
     assert_eq!(flash, guesser().len() as u64);
     assert_eq!(report["self_test"]["result"], "passed");
     assert_eq!(report["record"]["about"], "made by hand");
+    // Nobody has measured this model on a board, and figures of another are not shown.
+    assert_eq!((&report["devices"]["measured"], &report["devices"]["boards"]), (&false.into(), &serde_json::json!([])));
+    assert!(report["devices"]["measure"].as_str().is_some_and(|how| how.contains("cargo xtask qemu --bless")));
     // 64 rows and 16 group rows (4 rows of cells for each field), C = I = 4: two calls, then the head (64 rows) and one Q output.
     let cached = 2 * ((64 + 16) * 8 * 4 + 64 * 4 * 4) + 64 * 4 + 4;
     assert_eq!(report["macs_per_segment"]["cached"], cached);

@@ -12,6 +12,7 @@ use hrm_core::Start;
 use hrm_core::format::TaskKind;
 use hrm_core::solve::Select;
 use hrm_train::analyze::{self, Analyze};
+use hrm_train::cuda;
 use hrm_train::data::grid::GridKind;
 use hrm_train::data::{PuzzleSet, csv, grid_npy};
 use hrm_train::evaluate::{Float, Model, evaluate};
@@ -139,7 +140,7 @@ struct Eval {
     /// fused or torch.
     #[arg(long, value_enum, default_value_t = Engine::Fused)]
     engine: Engine,
-    /// Device of the torch engine.
+    /// cpu or cuda:N: device of the torch engine, and of an int8 model that is scored without --reference (structured cells, feature cuda).
     #[arg(long, default_value = "cpu")]
     device: String,
     /// Solve with up to so many guesses a puzzle of up to --segments segments each, as `hrm solve` does, instead of scoring by segment.
@@ -315,8 +316,11 @@ fn run_guesses(args: &Eval, model: &Loaded, set: &PuzzleSet, kind: EngineKind, m
     fits(args, model.tokens()?, set)?;
     let (label, guessed) = match model {
         Loaded::Int8(int8) => {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-            ("int8", pool.install(|| guesses::int8(int8, set, n, options))?)
+            let guess = || match args.device.as_str() {
+                "cpu" => guesses::int8(int8, set, n, options),
+                device => cuda::with(int8, device, |batched| batched.guess(set, n, options)),
+            };
+            ("int8", rayon::ThreadPoolBuilder::new().num_threads(threads).build()?.install(guess)?)
         }
         Loaded::Float(model) => {
             let mut engine = model.engine(kind, &args.device, threads)?;
@@ -328,6 +332,16 @@ fn run_guesses(args: &Eval, model: &Loaded, set: &PuzzleSet, kind: EngineKind, m
         guesses::write_puzzles(path, set, &guessed)?;
     }
     print_report(args.json, &GuessReport::new(label, set, &guessed, options))
+}
+
+/// Calls `score` with an int8 model on the threads and the device that were asked for.
+fn score_int8<T: Send>(args: &Eval, int8: &mut Int8, score: impl FnOnce(&mut dyn Model) -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(resolve_threads(args.threads)).build()?;
+    // States are compared with those of the reference on the CPU: --device is that of the reference then.
+    pool.install(|| match args.device.as_str() {
+        device if device != "cpu" && args.reference.is_none() => cuda::with(int8, device, |batched| score(batched)),
+        _ => score(int8),
+    })
 }
 
 /// Whether a model of `tokens` cells can be asked the puzzles of `--data`.
@@ -352,10 +366,9 @@ fn run_grid(args: &Eval, model: Loaded, grid: GridKind, kind: EngineKind, at: &[
         eprintln!();
         print_report(args.json, &report)
     };
-    let threads = resolve_threads(args.threads);
     match model {
-        Loaded::Int8(mut int8) => rayon::ThreadPoolBuilder::new().num_threads(threads).build()?.install(|| score(&mut int8)),
-        Loaded::Float(model) => score(&mut Float(model.engine(kind, &args.device, threads)?.as_mut())),
+        Loaded::Int8(mut int8) => score_int8(args, &mut int8, score),
+        Loaded::Float(model) => score(&mut Float(model.engine(kind, &args.device, resolve_threads(args.threads))?.as_mut())),
     }
 }
 
@@ -390,12 +403,12 @@ fn run_eval(args: &Eval) -> anyhow::Result<()> {
     match model {
         Loaded::Int8(mut int8) => {
             let tokens = int8.view()?.config().tokens;
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-            reports.push(pool.install(|| score(&mut int8, tokens))?);
+            reports.push(score_int8(args, &mut int8, |model| score(model, tokens))?);
             if let Some(path) = &args.reference {
                 let model = FloatModel::load(path)?;
                 reports.push(float(&model)?);
                 let n = args.n.unwrap_or(set.len());
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
                 fidelity = Some(pool.install(|| command::compare(&model, &int8, &set, n, args.segments, args.seed))?);
                 record = model.record;
             }

@@ -63,6 +63,12 @@ impl Int8 {
         Self::new(&bytes, kernel()?, seed).with_context(|| format!("model {}", path.display()))
     }
 
+    /// The seed of its starts.
+    #[must_use]
+    pub const fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// The checked file.
     ///
     /// # Errors

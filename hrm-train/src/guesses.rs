@@ -11,7 +11,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use hrm_core::iterate::Policy;
 use hrm_core::rng::{Purpose, Stream, mix};
-use hrm_core::solve::{Options, Perturb, Select, Solver};
+use hrm_core::solve::{Options, Outcome, Perturb, Select, Solver};
 use hrm_core::task::Symmetry;
 use serde::Serialize;
 
@@ -32,6 +32,15 @@ pub struct GuessOptions {
     pub seed: u64,
 }
 
+impl GuessOptions {
+    /// The same for [`hrm_core::Solver`].
+    #[must_use]
+    pub fn of_solver(self) -> Options {
+        let Self { guesses, segments, select, seed } = self;
+        Options { policy: Policy::budget(segments), guesses, select, perturb: Perturb::Auto, noise: 0, seed }
+    }
+}
+
 /// What came of one puzzle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guessed {
@@ -45,25 +54,24 @@ pub struct Guessed {
     pub hash: Option<u64>,
 }
 
+impl From<Outcome<'_>> for Guessed {
+    fn from(outcome: Outcome<'_>) -> Self {
+        Self { answer: outcome.answer.map(<[u8]>::to_vec), guesses: outcome.guesses, segments: outcome.segments, hash: Some(outcome.hash) }
+    }
+}
+
 /// Solves the first `n` puzzles with the deployed core.
 ///
 /// # Errors
 /// A puzzle does not fit to the model or breaks the rules.
 pub fn int8(model: &Int8, set: &PuzzleSet, n: usize, options: GuessOptions) -> anyhow::Result<Vec<Guessed>> {
     let puzzles: Vec<&[u8]> = (0..n.min(set.len())).map(|i| set.input(i)).collect();
-    let GuessOptions { guesses, segments, select, seed } = options;
-    let options = Options { policy: Policy::budget(segments), guesses, select, perturb: Perturb::Auto, noise: 0, seed };
+    let options = options.of_solver();
     let memory = Solver::required_bytes(set.sudoku.cells(), &options);
     model.each(&puzzles, |i, run| {
         let mut memory = vec![0; memory];
         let mut solver = Solver::new(run, puzzles[i], options, &mut memory).with_context(|| format!("puzzle {}", i + 1))?;
-        let outcome = solver.finish()?;
-        Ok(Guessed {
-            answer: outcome.answer.map(<[u8]>::to_vec),
-            guesses: outcome.guesses,
-            segments: outcome.segments,
-            hash: Some(outcome.hash),
-        })
+        Ok(solver.finish()?.into())
     })
 }
 

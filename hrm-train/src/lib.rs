@@ -1,6 +1,7 @@
 //! Train, quantise and analyse Hierarchical Reasoning Models.
 pub mod analyze;
 pub mod checkpoint;
+pub mod cuda;
 pub mod data;
 pub mod engine;
 pub mod evaluate;

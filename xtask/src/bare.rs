@@ -6,7 +6,9 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 
+use crate::boards::BOARDS;
 use crate::cargo;
+use crate::qemu::machine::MACHINES;
 use crate::test::{Done, must};
 
 /// Targets that hrm-core and hrm-embedded must build for without `std`: Cortex-M4F and a RISC-V without atomics or FPU.
@@ -49,6 +51,33 @@ pub fn cargo_for(target: &str, args: &[&str]) -> Result<Option<Command>> {
     }
     command.arg("--target-dir").arg(target_dir());
     Ok(Some(command))
+}
+
+/// Clippy on the firmware of every board, and on what all of it shares.
+///
+/// # Errors
+/// It finds something.
+pub fn lint() -> Result<Done> {
+    let emulated = MACHINES.iter().map(|m| (m.name, m.target, None));
+    let real = BOARDS.iter().map(|b| (b.name, b.target, None));
+    let checks = [("no-panic", TARGETS[0], None), ("kernels", TARGETS[0], Some("an386"))];
+    let mut skipped = Vec::new();
+    for (folder, target, feature) in emulated.chain(real).chain(checks) {
+        if !rustup_has(target) {
+            skipped.push(folder);
+            continue;
+        }
+        let mut command = cargo::plain("cargo");
+        command.current_dir(cargo::root().join("firmware").join(folder)).args(["clippy", "--quiet", "--release", "--locked"]);
+        if feature.is_none() && folder != "no-panic" {
+            command.args(["-p", &format!("hrm-{folder}"), "-p", "hrm-firmware"]);
+        }
+        command.args(feature.map(|f| format!("--features={f}"))).args(["--target", target, "--target-dir"]).arg(target_dir());
+        // `&mut *(&raw mut STATIC)` is how memory is taken that belongs to one place of the program.
+        must(command.args(["--", "-D", "warnings", "-A", "clippy::deref_addrof"]))?;
+    }
+    let why = format!("no rustup target for {}", skipped.join(", "));
+    Ok(if skipped.is_empty() { Done::Passed } else { Done::Skipped(why) })
 }
 
 /// Where all bare metal builds go: one folder, so that a standard library is built once a target and set of flags.

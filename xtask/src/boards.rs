@@ -12,7 +12,8 @@ use crate::{bare, cargo};
 pub struct Board {
     /// Folder, and name in reports.
     pub name: &'static str,
-    target: &'static str,
+    /// Rust's target.
+    pub target: &'static str,
     /// The emulated board with such a processor.
     pub like: &'static str,
     /// What the network gets.

@@ -10,7 +10,7 @@ use crate::cargo;
 
 const BEGIN: &str = "<!-- figures: `cargo xtask size --bless` and `cargo xtask qemu --bless` write them -->\n";
 const END: &str = "<!-- end of figures -->";
-const SIZES: [&str; 3] = ["4x4", "6x6", "9x9"];
+pub const SIZES: [&str; 3] = ["4x4", "6x6", "9x9"];
 
 /// An image's README as it is, and with the figures of `measured`.
 ///

@@ -76,7 +76,7 @@ pub fn ensure() -> Result<PathBuf> {
     let lock = File::create(&lock_path).with_context(|| format!("cannot create {}", lock_path.display()))?;
     lock.lock().with_context(|| format!("cannot lock {}", lock_path.display()))?;
     if !complete(&ours) {
-        let wheels = download(&target.join("libtorch-cache"))?;
+        let wheels = download(&target.join("libtorch-cache"), &WHEELS)?;
         assemble(&ours, &target.join("libtorch.part"), &wheels)?;
         fs::remove_dir_all(target.join("libtorch-cache")).context("cannot remove the downloaded wheels")?;
     }
@@ -101,10 +101,13 @@ fn complete(dir: &Path) -> bool {
 }
 
 /// Downloads what is not in the cache yet; a wheel enters the cache by a rename, so that an interrupted download is never mistaken for one.
-fn download(cache: &Path) -> Result<Vec<PathBuf>> {
+///
+/// # Errors
+/// pip is missing or fails, or the disk does.
+pub fn download(cache: &Path, wheels: &[&str]) -> Result<Vec<PathBuf>> {
     let part = cache.join("part");
     fs::create_dir_all(&part).with_context(|| format!("cannot create {}", part.display()))?;
-    WHEELS
+    wheels
         .iter()
         .map(|wheel| {
             if let Some(path) = cached(cache, wheel)? {
@@ -115,7 +118,7 @@ fn download(cache: &Path) -> Result<Vec<PathBuf>> {
             pip.args(["-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]);
             // One fixed interpreter tag: the files taken do not depend on it, and the machine's Python may have no wheel of this release.
             pip.args(["--implementation", "cp", "--python-version", "3.11", "--abi", "cp311", "--abi", "none"]);
-            for platform in ["manylinux_2_28", "manylinux_2_25", "manylinux_2_17", "manylinux2014"] {
+            for platform in ["manylinux_2_28", "manylinux_2_25", "manylinux_2_17", "manylinux2014", "manylinux2010"] {
                 pip.args(["--platform", &format!("{platform}_x86_64")]);
             }
             pip.arg("--dest").arg(&part).arg(wheel);
@@ -173,13 +176,18 @@ fn assemble(place: &Path, part: &Path, wheels: &[PathBuf]) -> Result<()> {
     fs::rename(part, place).with_context(|| format!("cannot move {} to {}", part.display(), place.display()))
 }
 
-fn python() -> Command {
+/// Python, with nothing to read.
+pub fn python() -> Command {
     let mut command = Command::new("python3");
     command.stdin(Stdio::null());
     command
 }
 
-fn run(command: &mut Command, name: &str, advice: &str) -> Result<()> {
+/// Runs a tool; where it fails the error ends with `advice`.
+///
+/// # Errors
+/// It cannot be started or fails.
+pub fn run(command: &mut Command, name: &str, advice: &str) -> Result<()> {
     match command.status() {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => bail!("{name} failed ({status}): {advice}"),

@@ -9,6 +9,8 @@ mod boards;
 mod budgets;
 mod callgrind;
 mod cargo;
+mod cuda;
+mod devices;
 mod figures;
 mod fuzz;
 mod libtorch;

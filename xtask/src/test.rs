@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{bare, boards, callgrind, cargo, line, qemu, sanitize};
+use crate::{bare, boards, callgrind, cargo, cuda, line, qemu, sanitize};
 
 /// What became of a step that did not fail.
 pub enum Done {
@@ -66,7 +66,9 @@ const STEPS: &[Step] = &[
     Step { name: "line", about: "the whole line: train, quantise, solve (4x4 and 6x6)", run: line::run },
     Step { name: "parity", about: "float models against the public implementations (libtorch)", run: parity },
     Step { name: "parallel", about: "several ranks train what one process trains, over gloo; NCCL where there is a GPU", run: parallel },
+    Step { name: "cuda", about: "the CUDA kernels: as C++ against the core, through NVRTC, on a GPU if there is one", run: cuda::run },
     Step { name: "lint", about: "clippy without warnings", run: lint },
+    Step { name: "lint-firmware", about: "clippy without warnings on the firmware of every board", run: bare::lint },
     Step { name: "docs", about: "rustdoc without warnings", run: docs },
     Step { name: "bare", about: "hrm-core on bare metal targets", run: bare::build },
     Step { name: "qemu", about: "firmware of every emulated board against the host", run: || qemu::run(&qemu::Options::default()) },
@@ -153,6 +155,7 @@ fn parallel() -> Result<Done> {
 fn lint() -> Result<Done> {
     must(cargo::command().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     must(cargo::command().args(["clippy", "-p", "hrm-core", "--all-targets", "--features", "std,serde", "--", "-D", "warnings"]))?;
+    must(cargo::command().args(["clippy", "-p", "hrm-train", "--all-targets", "--features", "cuda", "--", "-D", "warnings"]))?;
     must(cargo::with_libtorch()?.args([
         "clippy",
         "-p",

@@ -7,7 +7,7 @@
 use core::arch::x86_64::*;
 
 use super::{Bases, Columns, Requant, reference};
-use crate::parts::Broken;
+use crate::parts::{Broken, Parts};
 
 pub use super::reference::{add, inject, scale_down};
 
@@ -173,6 +173,8 @@ unsafe fn tile<const MR: usize, const NR: usize>(
                 widen(&a[from..from + depth], depth, &mut pairs[i * DEPTH / 2..]);
             }
         }
+        // A copy that only this loop knows stays in registers; `acc` itself, which the loops below index, would be stored at every step.
+        let mut sums = acc;
         for p in 0..depth.div_ceil(2) {
             // SAFETY: `stride` words of each block, of which the loop over pieces has used those before; `pairs` has `TALL` rows.
             unsafe {
@@ -180,15 +182,16 @@ unsafe fn tile<const MR: usize, const NR: usize>(
                 for (j, b) in b.iter_mut().enumerate() {
                     *b = _mm256_loadu_si256(weights.add(j * stride).cast());
                 }
-                for (i, row) in acc.iter_mut().enumerate() {
+                for (i, row) in sums.iter_mut().enumerate() {
                     let pair = _mm256_set1_epi32(*pairs.as_ptr().add(i * DEPTH / 2 + p));
-                    for (acc, b) in row.iter_mut().zip(b) {
-                        *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(pair, b));
+                    for (sum, b) in row.iter_mut().zip(b) {
+                        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pair, b));
                     }
                 }
                 weights = weights.add(LANES);
             }
         }
+        acc = sums;
     }
     let at = |j: usize| (first + j) * LANES;
     match target {
@@ -401,15 +404,14 @@ fn norm_factor(sum: u64, width: usize) -> (i16, u32) {
 pub fn group_sums(a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) -> Result<(), Broken> {
     // SAFETY: the CPU has AVX2 (`Kernel` is the proof).
     unsafe { group_sums_simd(a, channels, index, groupings, sums) }
-    Ok(())
 }
 
 #[target_feature(enable = "avx2")]
-fn group_sums_simd(a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) {
-    for (row, groups) in a.chunks_exact(channels).zip(index.chunks_exact(groupings)) {
+fn group_sums_simd(a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) -> Result<(), Broken> {
+    for (row, groups) in a.rows(channels)?.zip(index.rows(groupings)?) {
         for &group in groups {
             let at = usize::from(group) * channels;
-            let (sum, sum_left) = sums[at..at + channels].as_chunks_mut::<16>();
+            let (sum, sum_left) = sums.part_mut(at..at + channels)?.as_chunks_mut::<16>();
             let (row, row_left) = row.as_chunks::<16>();
             for (s, x) in sum.iter_mut().zip(row) {
                 // SAFETY: 16 elements each.
@@ -424,6 +426,7 @@ fn group_sums_simd(a: &[i8], channels: usize, index: &[u16], groupings: usize, s
             }
         }
     }
+    Ok(())
 }
 
 /// Multiply-accumulates in registers alone, to learn the peak: `rounds` of 12 independent `vpmaddwd` with the addition that each needs.

@@ -175,15 +175,16 @@ pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Brok
 
 /// `out[r][n] = requant(W a + bases + bias)`: `a` is `[R, K]`, `out` `[R, N]`.
 pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) -> Result<(), Broken> {
+    let (bias, mult) = (q.bias.part(..w.n)?, q.mult.part(..w.n)?);
     for (r, (a, out)) in a.rows(w.k)?.zip(out.rows_mut(w.n)?).enumerate() {
-        for (n, o) in out.iter_mut().enumerate() {
-            let mut acc = *q.bias.part(n)? + dot(a, w.row(n)?);
+        for (n, ((o, &bias), &mult)) in out.iter_mut().zip(bias).zip(mult).enumerate() {
+            let mut acc = bias + dot(a, w.row(n)?);
             if let Some(b) = bases {
                 for &group in b.of(r)? {
                     acc += *b.table.part(usize::from(group) * w.n + n)?;
                 }
             }
-            *o = requant(acc, q.shift, *q.mult.part(n)?);
+            *o = requant(acc, q.shift, mult);
         }
     }
     Ok(())

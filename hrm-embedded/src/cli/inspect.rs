@@ -13,6 +13,7 @@ use hrm_embedded::Model;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::devices::Devices;
 use super::models::task_name;
 
 #[derive(clap::Args)]
@@ -51,6 +52,7 @@ struct Report {
     macs_per_segment: Macs,
     macs_per_puzzle: Macs,
     segments_per_puzzle: u16,
+    devices: Devices,
     scales: Value,
     self_test: Test,
     record: Value,
@@ -123,9 +125,11 @@ impl Report {
         let on_a_device = on_a_device.unwrap_or_else(|_| view.segment_macs(Schedule::Lean));
         let macs = |n: u64| Macs { cached: n * view.segment_macs(Schedule::Cached), lean: n * on_a_device };
         let record = view.record().map_or(Value::Null, |text| serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.into())));
+        let crc32 = format!("{:08x}", view.crc());
         Ok(Self {
             name: view.header().name().to_owned(),
-            crc32: format!("{:08x}", view.crc()),
+            devices: Devices::of(&crc32)?,
+            crc32,
             task: task_name(view.header().task),
             config: config(c),
             parameters,
@@ -158,6 +162,7 @@ impl Report {
         let row = |name: &str, m: &Macs| format!("{name:17}{} cached (host), {} lean (device)", m.cached, m.lean);
         writeln!(out, "{}", row("MACs a segment", &self.macs_per_segment))?;
         writeln!(out, "{} at {} segments", row("MACs a puzzle", &self.macs_per_puzzle), self.segments_per_puzzle)?;
+        self.devices.text(out)?;
         writeln!(out, "scales")?;
         for (name, value) in self.scales.as_object().into_iter().flatten() {
             match value.as_array() {

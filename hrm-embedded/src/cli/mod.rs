@@ -4,6 +4,7 @@ mod backend;
 mod bench;
 mod board;
 mod device;
+mod devices;
 mod example;
 mod input;
 mod inspect;

@@ -347,3 +347,41 @@ fn tested(job: &Job, expected: u64, found: u64, declined: Option<Reason>) -> Eve
         Some(reason) => Event::Declined(Declined { reason, guesses: 0, segments, halt: None, hash: found, ms }),
     }
 }
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+    use crate::protocol::Ping;
+    use hrm_core::{ModelView, testing};
+
+    /// What a device says of a network that cannot go on: an error, then it answers as before. Never a grid, never that there is none.
+    #[test]
+    fn a_broken_network_is_an_error() {
+        let file = testing::random_model(&testing::sudoku_config(), 1).unwrap();
+        let network = Network::reference(ModelView::new_checked(file.as_slice()).unwrap());
+        let (mut arena, mut memory, mut scratch) = (vec![0; network.required_bytes(Plan::DEVICE) / 8], vec![0; 3 * 81], [0; 81]);
+        let board = Board { firmware: "test", flash_bytes: 0, ram_bytes: 0 };
+        let mut engine = Engine::new(network, [&mut arena, &mut []], Plan::DEVICE, &mut memory, board, 100).unwrap();
+        let text = ".".repeat(81);
+        let solve =
+            Solve { puzzle: Puzzle::Text(&text), segments: 0, guesses: 0, time_ms: 0, seed: 0, select: None, report: Report::Progress };
+        for request in [Request::Solve(solve), Request::SelfTest, Request::Solve(solve)] {
+            let mut refused = false;
+            engine.handle((7, &request), 0, Counters::default(), &mut scratch, |event| {
+                refused = matches!(event, Event::Error(Fault::NoSelfTest))
+            });
+            if refused {
+                continue;
+            }
+            testing::damage(&mut engine.run);
+            engine.work(1);
+            let mut said = Vec::new();
+            while engine.offer(|tag, event| said.push((tag, matches!(event, Event::Error(Fault::Other))))) {}
+            assert_eq!((said, engine.is_busy()), (vec![(7, true)], false));
+            let mut pong = false;
+            let ping = Request::Ping(Ping { value: 3 });
+            engine.handle((8, &ping), 2, Counters::default(), &mut scratch, |event| pong = matches!(event, Event::Pong(p) if p.value == 3));
+            assert!(pong);
+        }
+    }
+}

@@ -62,6 +62,8 @@ pub struct Outcome {
     pub kernel: String,
     /// Hash after every segment of every puzzle.
     pub hashes: Vec<Vec<u64>>,
+    /// Checksum of the model.
+    pub crc: u64,
     /// Instructions of the slowest segment.
     pub instructions: u64,
     /// Bytes of the arena.
@@ -93,9 +95,12 @@ pub fn run(machine: &Machine, case: &Case, host: &[Vec<u64>]) -> Result<Outcome>
         said.errors
     );
     let number = |name: &str| field(name).and_then(|v| v.parse().ok()).with_context(|| format!("{} does not say its {name}", machine.name));
+    // A name may hold spaces.
+    let crc = field("model").and_then(|v| u64::from_str_radix(v.rsplit(' ').next()?, 16).ok());
     let mut outcome = Outcome {
         kernel: field("kernel").unwrap_or("?").to_owned(),
         hashes: Vec::new(),
+        crc: crc.with_context(|| format!("{} does not say its model", machine.name))?,
         instructions: 0,
         arena: number("memory")?,
         stack: number("stack")?,

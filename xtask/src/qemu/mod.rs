@@ -14,7 +14,7 @@ use std::fs;
 use anyhow::{Result, ensure};
 
 use crate::boards::{BOARDS, Board};
-use crate::budgets::{Budgets, Measured};
+use crate::budgets::{Budgets, CRC, Measured};
 use crate::test::Done;
 use compare::{Case, Outcome};
 use machine::{MACHINES, Machine};
@@ -22,8 +22,9 @@ use machine::{MACHINES, Machine};
 /// How much is run.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Options {
-    /// `bench`: the kernels of every core against the scalar law, and their instructions per MAC, instead of the images.
-    #[arg(value_parser = ["bench"])]
+    /// `bench`: the kernels of every core against the scalar law, and their instructions per MAC, instead of the images. `proofs`: what must
+    /// hold beside the states, alone.
+    #[arg(value_parser = ["bench", "proofs"])]
     task: Option<String>,
     /// 200 puzzles of every size, instead of a few.
     #[arg(long)]
@@ -41,11 +42,14 @@ pub struct Options {
 /// # Errors
 /// A machine differs from the host, from what is committed beside its image, or from its budget; an image fails.
 pub fn run(options: &Options) -> Result<Done> {
-    if options.task.is_some() {
+    if options.task.as_deref() == Some("bench") {
         return kernels::run(options.bless, false);
     }
     if let Some(why) = install::ensure()? {
         return Ok(Done::Skipped(why));
+    }
+    if options.task.is_some() {
+        return proofs::alone();
     }
     let wanted = |name: &str| options.machine.as_ref().is_none_or(|n| n == name);
     let boards: Vec<_> = BOARDS.iter().filter(|board| wanted(board.name)).collect();
@@ -131,6 +135,7 @@ fn measured(cases: &[Case], outcomes: &[Outcome]) -> Measured {
     for (case, outcome) in cases.iter().zip(outcomes) {
         measured.insert(format!("instructions-{}", case.label()), outcome.instructions);
         measured.insert(format!("arena-{}", case.label()), outcome.arena);
+        measured.insert(format!("{CRC}{}", case.label()), outcome.crc);
     }
     measured.insert("stack".to_owned(), outcomes.iter().map(|o| o.stack).max().unwrap_or(0));
     measured

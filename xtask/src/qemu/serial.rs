@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::thread;
@@ -39,19 +39,23 @@ impl Device {
     pub fn start(machine: &Machine, model: &Path) -> Result<Self> {
         let socket = machine.folder().join("target/serial");
         drop(fs::remove_file(&socket));
+        // QEMU comes to us: where it waits for somebody, it says so on every start.
+        let listener = UnixListener::bind(&socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
+        listener.set_nonblocking(true)?;
         let mut command = emulator::command(machine, Image::Serve, Some(model));
-        command.arg("-serial").arg(format!("unix:{},server=on,wait=on", socket.display()));
+        command.arg("-serial").arg(format!("unix:{}", socket.display()));
         let mut child = command.stdin(Stdio::null()).spawn().with_context(|| format!("cannot start {}", machine.qemu.0))?;
         let start = Instant::now();
         let stream = loop {
-            match UnixStream::connect(&socket) {
-                Ok(stream) => break stream,
+            match listener.accept() {
+                Ok((stream, _)) => break stream,
                 Err(_) if start.elapsed() < Duration::from_secs(30) && child.try_wait()?.is_none() => {
                     thread::sleep(Duration::from_millis(20));
                 }
                 Err(e) => bail!("no serial port of {}: {e}", machine.name),
             }
         };
+        stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(Duration::from_millis(200)))?;
         let mut device = Self { child, stream, socket, inbox: Box::default(), waiting: Vec::new() };
         device.greet().with_context(|| format!("{} does not come up", machine.name))?;

@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 
 use crate::kernels::reference;
 use crate::kernels::tables::{SILU_BASE, SILU_SLOPE};
-use crate::parts::Broken;
+use crate::parts::{Broken, Parts};
 
 /// int8 views of a slice.
 pub fn view8_slice(x: &[i16], m: i16, out: &mut [i8]) {
@@ -244,15 +244,14 @@ fn scale_row(x: &mut [i16], r: i32, shift: u32) {
 pub fn group_sums(a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) -> Result<(), Broken> {
     // SAFETY: the CPU has the features (`Kernel` is the proof).
     unsafe { group_sums_simd(a, channels, index, groupings, sums) }
-    Ok(())
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn group_sums_simd(a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) {
-    for (row, groups) in a.chunks_exact(channels).zip(index.chunks_exact(groupings)) {
+fn group_sums_simd(a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) -> Result<(), Broken> {
+    for (row, groups) in a.rows(channels)?.zip(index.rows(groupings)?) {
         for &group in groups {
             let at = usize::from(group) * channels;
-            let (sum, sum_left) = sums[at..at + channels].as_chunks_mut::<16>();
+            let (sum, sum_left) = sums.part_mut(at..at + channels)?.as_chunks_mut::<16>();
             let (row, row_left) = row.as_chunks::<16>();
             for (s, x) in sum.iter_mut().zip(row) {
                 // SAFETY: 16 elements each.
@@ -267,4 +266,5 @@ fn group_sums_simd(a: &[i8], channels: usize, index: &[u16], groupings: usize, s
             }
         }
     }
+    Ok(())
 }
