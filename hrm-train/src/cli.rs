@@ -3,6 +3,8 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -20,6 +22,7 @@ use hrm_train::examples;
 use hrm_train::export::export;
 use hrm_train::guesses::{self, GuessOptions, GuessReport};
 use hrm_train::model_file::FloatModel;
+use hrm_train::parallel::Group;
 use hrm_train::quantize::command::{self, Quantize};
 use hrm_train::queue::{self, Queue, State};
 use hrm_train::run_config::{EngineKind, RunConfig, find_config, resolve_threads};
@@ -36,7 +39,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Train a model from a TOML config.
+    /// Train a model from a TOML config; started by torchrun, srun or mpirun, together with the other ranks (docs/training.md).
     Train(Train),
     /// List the planned runs, or train the next of them for one slice of time.
     Queue(QueueArguments),
@@ -80,6 +83,9 @@ struct Train {
     /// Folder of the run [default: runs/NAME of the config].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// With several ranks: seconds that one waits for the others before it gives up.
+    #[arg(long, value_name = "N", value_parser = seconds, default_value_t = 600.0)]
+    rank_timeout: f64,
     /// Override a field: section.key=value (see `hrm-train config`).
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -102,6 +108,9 @@ struct QueueArguments {
     /// With --run: override a field, such as the data's place on this machine: section.key=value.
     #[arg(long, value_name = "KEY=VALUE", requires = "run")]
     set: Vec<String>,
+    /// With --run and several ranks: seconds that one waits for the others before it gives up.
+    #[arg(long, value_name = "N", value_parser = seconds, default_value_t = 600.0, requires = "run")]
+    rank_timeout: f64,
 }
 
 #[derive(Args)]
@@ -217,10 +226,16 @@ fn run_train(args: &Train) -> anyhow::Result<()> {
         Some(folder) => folder.clone(),
         None => Path::new("runs").join(find_config(&args.config)?.file_stem().context("the config has no file name")?),
     };
-    print_out(&format!("{}\n", toml::to_string(&config)?))?;
+    let group = Rc::new(Group::from_environment(&config, Duration::from_secs_f64(args.rank_timeout))?);
+    if group.is_first() {
+        print_out(&format!("{}\n", toml::to_string(&config)?))?;
+    }
     let start =
         StartOptions { resume: args.resume, accept_changes: args.accept_changes, stop_after: args.stop_after, seconds: args.seconds };
-    let summary = train(&config, &folder, start)?;
+    let summary = train(&config, &folder, start, &group)?;
+    if !group.is_first() {
+        return Ok(());
+    }
     let best = summary.best.map_or("no evaluation yet".to_owned(), |b| {
         format!("best on held-out training puzzles: {}/{} exact at step {}", b.exact, b.puzzles, b.step)
     });
@@ -236,7 +251,7 @@ fn run_queue(args: &QueueArguments) -> anyhow::Result<()> {
     }
     let run = queue.next(here, args.name.as_deref())?;
     eprintln!("{}: {}", run.name, run.hypothesis);
-    queue::slice(run, here, args.seconds, &args.set)?;
+    queue::slice(run, here, args.seconds, &args.set, Duration::from_secs_f64(args.rank_timeout))?;
     let state = run.state(here)?;
     eprintln!("{}: {state}", run.name);
     if state == State::Trained {

@@ -9,6 +9,7 @@ use crate::data::PuzzleSet;
 use crate::data::rng::mix;
 use crate::engine::Engine;
 use crate::examples::Examples;
+use crate::parallel::Group;
 
 /// Puzzles iterated together. Part of the definition of a result: with random starts the start of a puzzle follows from its index in
 /// the chunk and the seed of the chunk.
@@ -172,15 +173,24 @@ pub struct Report {
 
 const RATINGS: [(u32, u32); 5] = [(0, 0), (1, 9), (10, 99), (100, 999), (1000, u32::MAX)];
 
-/// Exact match and right cells after `segments` segments on the first `n` examples; cells whose label is 0 do not count.
+/// Exact match and right cells after `segments` segments on the first `n` examples; cells whose label is 0 do not count. The ranks of a
+/// group take the chunks in turn.
 ///
 /// # Errors
-/// Failures of the engine.
-pub fn holdout(engine: &mut dyn Engine, set: &Examples, n: usize, segments: usize, seed: u64, step: u64) -> anyhow::Result<HoldoutScore> {
+/// Failures of the engine; a rank is gone.
+pub fn holdout(
+    engine: &mut dyn Engine,
+    group: &Group,
+    set: &Examples,
+    n: usize,
+    segments: usize,
+    seed: u64,
+    step: u64,
+) -> anyhow::Result<HoldoutScore> {
     let (puzzles, (inputs, labels), identifiers) = (n.min(set.len()), set.tokens(), set.identifiers());
     let tokens = inputs.len() / set.len().max(1);
     let (mut exact, mut right, mut of) = (0, 0, 0);
-    for chunk in 0..puzzles.div_ceil(CHUNK) {
+    for chunk in (group.rank()..puzzles.div_ceil(CHUNK)).step_by(group.world()) {
         let range = chunk * CHUNK..puzzles.min((chunk + 1) * CHUNK);
         let rows = if identifiers.is_empty() { &[] } else { &identifiers[range.clone()] };
         let cells = range.start * tokens..range.end * tokens;
@@ -196,6 +206,7 @@ pub fn holdout(engine: &mut dyn Engine, set: &Examples, n: usize, segments: usiz
             }
         })?;
     }
+    let [exact, right, of] = group.totals([exact, right, of])?;
     Ok(HoldoutScore { step, puzzles, segments, exact, cells: right as f64 / of.max(1) as f64 })
 }
 

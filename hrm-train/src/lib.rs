@@ -13,6 +13,7 @@ pub mod guesses;
 pub mod import;
 pub mod model_file;
 pub mod monitor;
+pub mod parallel;
 pub mod puzzles;
 pub mod quantize;
 pub mod queue;

@@ -7,10 +7,13 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 
+use crate::parallel::Group;
 use crate::run_config::{RunConfig, find_config};
 use crate::train::{self, StartOptions, Summary};
 
@@ -189,15 +192,19 @@ impl Queue {
 ///
 /// # Errors
 /// As [`train::train`].
-pub fn slice(run: &Planned, base: &Path, seconds: f64, overrides: &[String]) -> anyhow::Result<Summary> {
+pub fn slice(run: &Planned, base: &Path, seconds: f64, overrides: &[String], timeout: Duration) -> anyhow::Result<Summary> {
     ensure!(seconds > 0.0 && seconds.is_finite(), "a slice of {seconds} seconds, expected more than 0");
     let start = StartOptions { resume: true, seconds: Some(seconds), ..StartOptions::default() };
-    train::train(&run.load(overrides)?, &run.folder(base), start)
+    let config = run.load(overrides)?;
+    let group = Rc::new(Group::from_environment(&config, timeout)?);
+    train::train(&config, &run.folder(base), start, &group)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const WAIT: Duration = Duration::from_secs(60);
 
     fn run(name: &str, more: &str) -> String {
         format!(
@@ -238,15 +245,15 @@ mod tests {
         assert_eq!((one.name.as_str(), one.state(base).unwrap()), ("one", State::NotBegun));
         // The shortest slice is one step.
         for step in 1..=5 {
-            assert_eq!(slice(one, base, 1e-9, &[]).unwrap().step, step);
+            assert_eq!(slice(one, base, 1e-9, &[], WAIT).unwrap().step, step);
             assert_eq!(one.state(base).unwrap(), State::At(step, 6));
             assert_eq!(queue.next(base, None).unwrap().name, "one");
         }
-        assert_eq!(slice(one, base, 600.0, &[]).unwrap().step, 6);
+        assert_eq!(slice(one, base, 600.0, &[], WAIT).unwrap().step, 6);
         assert_eq!(one.state(base).unwrap(), State::Trained);
         let two = queue.next(base, None).unwrap();
         assert_eq!(two.name, "two");
-        slice(two, base, 600.0, &[]).unwrap();
+        slice(two, base, 600.0, &[], WAIT).unwrap();
         assert!(queue.next(base, None).unwrap_err().to_string().contains("no run is open"));
         assert_eq!(queue.next(base, Some("gpu")).unwrap().name, "gpu");
         assert!(queue.next(base, Some("closed")).unwrap_err().to_string().contains("is closed"));
@@ -259,6 +266,6 @@ mod tests {
         let bytes = |run: &Planned| fs::read(run.folder(base).join("model.safetensors")).unwrap();
         let weights = |run: &Planned| crate::checkpoint::decode_tensors(&bytes(run)).unwrap().0;
         assert_eq!(weights(one), weights(two));
-        assert!(slice(two, base, 0.0, &[]).is_err());
+        assert!(slice(two, base, 0.0, &[], WAIT).is_err());
     }
 }

@@ -241,7 +241,7 @@ section! {
     TrainSection {
         /// `fused` (own CPU engine, group-sum only) or `torch` (feature `tch`).
         engine: EngineKind = EngineKind::Fused,
-        /// `cpu` or `cuda:N`; torch only.
+        /// `cpu` or `cuda:N`; torch only. With several ranks `cuda`: the GPU of the number that each has on its machine.
         device: String = "cpu".to_owned(),
         /// `f32` or `bf16` (torch only).
         dtype: Dtype = Dtype::F32,
@@ -253,7 +253,7 @@ section! {
         quantize: bool = false,
         /// Segments trained: optimizer steps of the whole run. The learning rate is a function of the step and of this.
         steps: u64 = 10_000,
-        /// Puzzles trained at once.
+        /// Puzzles trained at once, by all ranks together: with W ranks, rank r has the rows r batch / W to (r + 1) batch / W.
         batch: usize = 64,
         /// Peak learning rate.
         lr: f64 = 2e-3,
@@ -300,7 +300,7 @@ section! {
         carry_noise: f64 = 0.0,
         /// Largest norm of the gradient; 0: no clipping.
         clip: f64 = 1.0,
-        /// Worker threads; 0: one for each core. Does not change the result.
+        /// Worker threads; 0: one for each core, of which the ranks on a machine have equal shares. Does not change the result.
         threads: usize = 0,
         /// Seed of everything random in the run.
         seed: u64 = 1,

@@ -3,10 +3,12 @@
 //! Each row of the batch holds a puzzle and its carry. A step runs one segment for every row and one optimizer step; rows that halted get
 //! a new puzzle and a fresh carry in the next step (HRM section 2, adaptive computation).
 //! Everything random is a pure function of the seed and a counter, so a run that is killed and resumed ends with the same weights, bit
-//! for bit, as one that was not (on the CPU).
+//! for bit, as one that was not (on the CPU). Several ranks ([`crate::parallel`]) go through the same loop: all know all rows of the batch, each
+//! computes its own.
 
 use std::fs;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
@@ -15,11 +17,12 @@ use serde_json::json;
 
 use crate::checkpoint::{self, Checkpoints, write_atomic};
 use crate::data::rng::{below, generator, mix, unit};
-use crate::engine::{Advice, Course, Engine, RowOutcome};
+use crate::engine::{Advice, Course, Engine, RowOutcome, Tensors};
 use crate::evaluate::{self, HoldoutScore};
 use crate::examples::{self, Examples};
 use crate::model_file::{DataRecord, FloatModel, TrainingRecord, build_engine};
 use crate::monitor::{Metrics, Progress, Window, write_report};
+use crate::parallel::Group;
 use crate::quantize::float::FloatNet;
 use crate::quantize::weights::NetWeights;
 use crate::quantize::{self, QuantizeOptions};
@@ -97,29 +100,34 @@ pub fn position(folder: &Path) -> anyhow::Result<Option<(u64, u64)>> {
     Ok(Some((run.step, run.config.train.steps)))
 }
 
-/// Trains one model in `folder` until its last step. Writes `config.toml`, `metrics.jsonl`, a TensorBoard event file, checkpoints, `report.html`, and `model.safetensors` with
+/// Trains one model in `folder` until its last step, together with the other ranks of `group`. Rank 0 writes `config.toml`, `metrics.jsonl`, a TensorBoard event file, checkpoints, `report.html`, and `model.safetensors` with
 /// `model.json`: the weights that were best on the held-out puzzles so far. Progress goes to stderr.
 ///
 /// # Errors
 /// The data cannot be read, the folder holds another run, the disk is full, or the loss is no longer finite. The last checkpoint and the
-/// best model stay as they are.
-pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::Result<Summary> {
+/// best model stay as they are. With several ranks: what stops one of them, or weights that differ between them.
+pub fn train(config: &RunConfig, folder: &Path, start: StartOptions, group: &Rc<Group>) -> anyhow::Result<Summary> {
     let begun = Instant::now();
+    let first = group.is_first();
     let spec = config.spec()?;
-    let mut checkpoints = Checkpoints::open(folder, config.checkpoint.keep)?;
-    ensure!(
-        start.resume || !checkpoints.exists(),
-        "{} already holds a run: --resume goes on with it, --out takes another folder",
-        folder.display()
-    );
-    let puzzles = examples::load(config)?;
-    eprintln!(
-        "{} puzzles to train on, {} held out to choose the checkpoint, {} dropped",
-        puzzles.record.train, puzzles.record.holdout, puzzles.record.dropped
-    );
-    let mut teacher = Teacher::load(config, &spec)?;
+    let own = group.rows(config.train.batch)?;
+    let mut checkpoints = group.settle(if first { open(config, folder, start.resume).map(Some) } else { Ok(None) })?;
+    same_config(config, group)?;
+    let puzzles = group.settle(examples::load(config))?;
+    group.agree("the training data", crc32fast::hash(&serde_json::to_vec(&puzzles.record)?))?;
+    if first {
+        eprintln!(
+            "{} puzzles to train on, {} held out to choose the checkpoint, {} dropped",
+            puzzles.record.train, puzzles.record.holdout, puzzles.record.dropped
+        );
+    }
+    let placed = group.place(config)?;
+    let (mut teacher, mut engine) = group.settle(Teacher::load(&placed, &spec).and_then(|teacher| {
+        let mut engine = first_engine(&placed, &spec, &puzzles.train)?;
+        engine.join(Rc::clone(group))?;
+        Ok((teacher, engine))
+    }))?;
     let mut advice = Vec::new();
-    let mut engine = first_engine(config, &spec, &puzzles.train)?;
 
     let mut run = Position {
         config: config.clone(),
@@ -131,14 +139,20 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
         seconds: 0.0,
         window: Window::default(),
     };
-    if start.resume && checkpoints.exists() {
-        (run, advice) = resume(&checkpoints, config, &puzzles.record, engine.as_mut(), start.accept_changes)?;
-        eprintln!("resumed at step {} of {}", run.step, config.train.steps);
-    } else if start.resume {
-        eprintln!("{} holds no checkpoint yet: starting from the beginning", folder.display());
+    if start.resume {
+        match saved_run(checkpoints.as_ref(), group)? {
+            Some(saved) => {
+                (run, advice) = group.settle(resume(saved, config, &puzzles.record, engine.as_mut(), start.accept_changes))?;
+                if first {
+                    eprintln!("resumed at step {} of {}", run.step, config.train.steps);
+                }
+            }
+            None if first => eprintln!("{} holds no checkpoint yet: starting from the beginning", folder.display()),
+            None => {}
+        }
     }
-    write_atomic(&folder.join("config.toml"), config.to_toml()?.as_bytes())?;
-    let mut metrics = Metrics::open(folder, run.step)?;
+    group.agree("the weights at the start", engine.checksum()?)?;
+    let mut metrics = group.settle(if first { open_metrics(config, folder, run.step).map(Some) } else { Ok(None) })?;
 
     let t = &config.train;
     let sampler = puzzles.train.draws(config, mix(t.seed ^ mix(SAMPLER)))?;
@@ -147,7 +161,9 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
     let (mut reset, mut identifiers) = (vec![false; t.batch], vec![0; t.batch]);
     let supervision = config.supervision();
     let mut weights = Vec::new();
-    for (b, row) in run.rows.iter().enumerate().filter(|(_, row)| !row.halted) {
+    // Other ranks' puzzles are not needed, but for their places in the table of puzzle embeddings, whose rows all ranks step together.
+    let drawn = |b: usize| own.contains(&b) || config.model.identifiers > 1;
+    for (b, row) in run.rows.iter().enumerate().filter(|(b, row)| !row.halted && drawn(*b)) {
         identifiers[b] = sampler.draw(row.draw, &mut inputs[b * tokens..][..tokens], &mut labels[b * tokens..][..tokens])?;
     }
 
@@ -161,7 +177,7 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
         advice.resize(expected, 0.0);
     }
 
-    let mut progress = Progress::new(run.seconds, t.steps, tokens);
+    let mut progress = Progress::new(run.seconds, t.steps, tokens, first);
     let mut checkpointed = Instant::now();
     let end = start.stop_after.map_or(t.steps, |s| s.min(t.steps));
     let mut saved = run.step;
@@ -172,12 +188,15 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
             if row.halted {
                 *row = Row { draw: run.draws, steps: 0, min_steps: min_steps(config, run.draws), halted: false };
                 run.draws += 1;
-                identifiers[b] = sampler.draw(row.draw, &mut inputs[b * tokens..][..tokens], &mut labels[b * tokens..][..tokens])?;
+                if drawn(b) {
+                    identifiers[b] = sampler.draw(row.draw, &mut inputs[b * tokens..][..tokens], &mut labels[b * tokens..][..tokens])?;
+                }
             }
         }
 
         if let Some(teacher) = &mut teacher {
-            teacher.advise(&reset, &run.rows.iter().map(|row| row.draw).collect::<Vec<_>>(), &inputs, &mut advice)?;
+            let mine: Vec<bool> = reset.iter().enumerate().map(|(b, &reset)| reset && own.contains(&b)).collect();
+            teacher.advise(&mine, &run.rows.iter().map(|row| row.draw).collect::<Vec<_>>(), &inputs, &mut advice)?;
         }
 
         let lr = config.learning_rate(run.step);
@@ -202,20 +221,26 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
         run.seconds = progress.seconds();
         progress.step(run.step, lr);
         if run.step.is_multiple_of(t.log_every) || last {
-            metrics.write(&run.window.record(run.step, lr, tokens, run.seconds, progress.rate()))?;
+            if let Some(metrics) = &mut metrics {
+                metrics.write(&run.window.record(run.step, lr, tokens, run.seconds, progress.rate()))?;
+            }
             run.window = Window::default();
         }
         let e = &config.eval;
         if last || (e.every > 0 && run.step.is_multiple_of(e.every)) {
             let n = if e.n == 0 { puzzles.holdout.len() } else { e.n };
-            let score = evaluate::holdout(engine.as_mut(), &puzzles.holdout, n, e.segments, mix(t.seed ^ mix(EVALUATION)), run.step)?;
+            group.agree(&format!("the weights after step {}", run.step), engine.checksum()?)?;
+            let score =
+                evaluate::holdout(engine.as_mut(), group, &puzzles.holdout, n, e.segments, mix(t.seed ^ mix(EVALUATION)), run.step)?;
             let better = run.best.is_none_or(|best| score.at_least(&best));
             run.seconds = progress.seconds();
             if better {
                 run.best = Some(score);
-                shipped(&spec, engine.as_ref(), &run, score).save(folder, "model")?;
+                group.settle(if first { shipped(&spec, engine.as_ref(), &run, score).save(folder, "model") } else { Ok(()) })?;
             }
-            metrics.write(&json!({ "kind": "eval", "step": run.step, "seconds": run.seconds, "score": score, "best": better }))?;
+            if let Some(metrics) = &mut metrics {
+                metrics.write(&json!({ "kind": "eval", "step": run.step, "seconds": run.seconds, "score": score, "best": better }))?;
+            }
             progress.say(&format!(
                 "step {}: held-out puzzles exact {}/{} ({:.2} %) after {} segments, cells {:.2} %{}",
                 run.step,
@@ -228,18 +253,24 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
             ));
         }
         let c = &config.checkpoint;
-        if c.snapshot_every > 0 && run.step.is_multiple_of(c.snapshot_every) {
+        if first && c.snapshot_every > 0 && run.step.is_multiple_of(c.snapshot_every) {
             snapshot(&spec, engine.as_ref(), &run, folder)?;
         }
         let by_steps = c.steps > 0 && run.step.is_multiple_of(c.steps);
-        let by_time = c.seconds > 0.0 && checkpointed.elapsed().as_secs_f64() >= c.seconds;
-        let out_of_time = start.seconds.is_some_and(|limit| begun.elapsed().as_secs_f64() >= limit);
+        let mut by_time = c.seconds > 0.0 && checkpointed.elapsed().as_secs_f64() >= c.seconds;
+        let mut out_of_time = start.seconds.is_some_and(|limit| begun.elapsed().as_secs_f64() >= limit);
+        if c.seconds > 0.0 || start.seconds.is_some() {
+            [by_time, out_of_time] = group.decide([by_time, out_of_time])?;
+        }
         if run.step == end || out_of_time || by_steps || by_time {
-            let mut state = engine.state();
+            group.agree(&format!("the weights after step {}", run.step), engine.checksum()?)?;
+            let mut state = engine.state()?;
             if teacher.is_some() {
-                state.insert(ADVICE.to_owned(), (vec![t.batch, advice.len() / t.batch], advice.clone()));
+                let width = advice.len() / t.batch;
+                let all = group.gather_floats(&advice[own.start * width..own.end * width])?;
+                state.insert(ADVICE.to_owned(), (vec![t.batch, width], all));
             }
-            checkpoints.save(&run, &state)?;
+            group.settle(checkpoints.as_mut().map_or(Ok(()), |checkpoints| checkpoints.save(&run, &state)))?;
             saved = run.step;
             checkpointed = Instant::now();
         }
@@ -247,7 +278,11 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions) -> anyhow::
             break;
         }
     }
-    write_report(folder, config, run.best.as_ref(), run.seconds)?;
+    if first {
+        write_report(folder, config, run.best.as_ref(), run.seconds)?;
+    }
+    // Nobody leaves before the others are done with it.
+    group.settle(Ok(()))?;
     Ok(Summary { best: run.best, seconds: run.seconds, step: run.step })
 }
 
@@ -282,15 +317,62 @@ fn first_engine(config: &RunConfig, spec: &ModelSpec, train: &Examples) -> anyho
 /// Name of the teacher's probabilities of the batch in a checkpoint.
 const ADVICE: &str = "teacher";
 
-/// Reads the last checkpoint into the engine, and the teacher's probabilities if it has any; refuses if config or data decide other weights.
+/// The checkpoints of a folder that may hold a run only if it is to go on.
+fn open(config: &RunConfig, folder: &Path, resume: bool) -> anyhow::Result<Checkpoints> {
+    let checkpoints = Checkpoints::open(folder, config.checkpoint.keep)?;
+    ensure!(
+        resume || !checkpoints.exists(),
+        "{} already holds a run: --resume goes on with it, --out takes another folder",
+        folder.display()
+    );
+    Ok(checkpoints)
+}
+
+fn open_metrics(config: &RunConfig, folder: &Path, step: u64) -> anyhow::Result<Metrics> {
+    write_atomic(&folder.join("config.toml"), config.to_toml()?.as_bytes())?;
+    Metrics::open(folder, step)
+}
+
+/// Checks that all ranks were started with the config of rank 0.
+fn same_config(config: &RunConfig, group: &Group) -> anyhow::Result<()> {
+    let text = group.of_first(|| Ok(config.to_toml()?.into_bytes()))?;
+    let compare = || {
+        let changed = config.differences(&RunConfig::parse(std::str::from_utf8(&text)?, &[])?)?;
+        ensure!(changed.is_empty(), "its config is not that of rank 0: {}", changed.join("; "));
+        Ok(())
+    };
+    group.settle(compare())
+}
+
+/// The last checkpoint of rank 0's folder, on every rank; `None`: there is none.
+fn saved_run(checkpoints: Option<&Checkpoints>, group: &Group) -> anyhow::Result<Option<(Position, Tensors)>> {
+    let read = || match checkpoints.filter(|c| c.exists()) {
+        None => Ok(Vec::new()),
+        Some(checkpoints) => {
+            let (run, state) = checkpoints.load::<Position>()?;
+            checkpoint::encode_tensors(&state, Some((POSITION, serde_json::to_string(&run)?)))
+        }
+    };
+    let bytes = group.of_first(read)?;
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let (state, mut metadata) = checkpoint::decode_tensors(&bytes)?;
+    Ok(Some((serde_json::from_str(&metadata.remove(POSITION).unwrap_or_default())?, state)))
+}
+
+/// Name of the position beside the tensors on their way to the other ranks.
+const POSITION: &str = "position";
+
+/// Puts a checkpoint into the engine, and gives the teacher's probabilities if it has any; refuses if config or data decide other weights.
 fn resume(
-    checkpoints: &Checkpoints,
+    saved: (Position, Tensors),
     config: &RunConfig,
     data: &DataRecord,
     engine: &mut dyn Engine,
     accept_changes: bool,
 ) -> anyhow::Result<(Position, Vec<f32>)> {
-    let (mut run, mut state) = checkpoints.load::<Position>()?;
+    let (mut run, mut state) = saved;
     let changed = config.differences(&run.config)?;
     if !changed.is_empty() && !accept_changes {
         bail!("the config is not the one this run was started with: {}; --accept-changes goes on anyway", changed.join("; "));

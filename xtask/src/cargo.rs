@@ -79,7 +79,7 @@ pub fn with_libtorch() -> Result<Command> {
 pub fn train(args: &[String]) -> Result<()> {
     let here = std::env::current_dir().context("the current folder cannot be read")?;
     let mut command = with_libtorch()?;
-    command.current_dir(here).args(["run", "--quiet", "--release", "--features", "tch", "--manifest-path"]);
+    command.current_dir(here).args(["run", "--quiet", "--release", "--features", "nccl", "--manifest-path"]);
     command.arg(root().join("hrm-train/Cargo.toml")).args(["--bin", "hrm-train", "--"]).args(args);
     let status = command.status().context("cargo could not be started")?;
     if !status.success() {

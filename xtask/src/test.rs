@@ -65,6 +65,7 @@ const STEPS: &[Step] = &[
     },
     Step { name: "line", about: "the whole line: train, quantise, solve (4x4 and 6x6)", run: line::run },
     Step { name: "parity", about: "float models against the public implementations (libtorch)", run: parity },
+    Step { name: "parallel", about: "several ranks train what one process trains, over gloo; NCCL where there is a GPU", run: parallel },
     Step { name: "cuda", about: "the CUDA kernels: as C++ against the core, through NVRTC, on a GPU if there is one", run: cuda::run },
     Step { name: "lint", about: "clippy without warnings", run: lint },
     Step { name: "lint-firmware", about: "clippy without warnings on the firmware of every board", run: bare::lint },
@@ -140,7 +141,14 @@ fn cargo_step(args: &[&str]) -> Result<Done> {
 }
 
 fn parity() -> Result<Done> {
-    must(cargo::with_libtorch()?.args(["test", "--release", "-p", "hrm-train", "--features", "tch", "--test", "parity"]))?;
+    must(cargo::with_libtorch()?.args(["test", "--release", "-p", "hrm-train", "--features", "nccl", "--test", "parity"]))?;
+    Ok(Done::Passed)
+}
+
+fn parallel() -> Result<Done> {
+    let test = ["test", "--release", "-p", "hrm-train", "--features", "nccl"];
+    must(cargo::with_libtorch()?.args(test).args(["--test", "parallel"]))?;
+    must(cargo::with_libtorch()?.args(test).args(["--lib", "parallel::", "--", "--nocapture"]))?;
     Ok(Done::Passed)
 }
 
@@ -154,7 +162,7 @@ fn lint() -> Result<Done> {
         "hrm-train",
         "--release",
         "--features",
-        "tch",
+        "nccl",
         "--all-targets",
         "--",
         "-D",

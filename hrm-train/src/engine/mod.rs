@@ -4,9 +4,11 @@
 //! or CUDA. Both are deterministic on the CPU for a given seed and thread count does not change the result.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::parallel::Group;
 use crate::quantize::plan::ModelPlan;
 
 pub mod fused;
@@ -294,11 +296,28 @@ pub trait Engine {
     /// This engine cannot, or the plan is one of another architecture.
     fn round_as(&mut self, plan: &ModelPlan) -> anyhow::Result<()>;
 
+    /// From now on computes the rows of this rank only, and steps along the gradient of all ranks. Tokens, resets and outcomes stay those of the
+    /// whole batch; tokens of other ranks' rows are not looked at.
+    ///
+    /// # Errors
+    /// The ranks cannot share the batch.
+    fn join(&mut self, group: Rc<Group>) -> anyhow::Result<()>;
+
     /// The weights to use and ship (averaged where there is an average), by public name.
     fn weights(&self) -> Tensors;
 
-    /// Everything an exact resume needs: weights, averages, moments, carries, step count, random state (integers as exact bit patterns).
-    fn state(&self) -> Tensors;
+    /// CRC-32 of all that must be the same on every rank: weights, their average, moments, and what else training changes but the carries.
+    ///
+    /// # Errors
+    /// Library failures.
+    fn checksum(&self) -> anyhow::Result<u32>;
+
+    /// Everything an exact resume needs: weights, averages, moments, carries of the whole batch, step count, random state (integers as exact
+    /// bit patterns). All ranks must ask for it together.
+    ///
+    /// # Errors
+    /// Library failures; a rank is gone.
+    fn state(&self) -> anyhow::Result<Tensors>;
 
     /// Restores what [`Engine::state`] gave.
     ///

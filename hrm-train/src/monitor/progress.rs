@@ -27,14 +27,16 @@ pub struct Progress {
     total: u64,
     tokens: usize,
     bar: Option<ProgressBar>,
+    /// Whether anything is shown.
+    shown: bool,
 }
 
 impl Progress {
-    /// Begins at second `before` of a run of `total` steps on puzzles of `tokens` cells.
+    /// Begins at second `before` of a run of `total` steps on puzzles of `tokens` cells; shows nothing unless `shown`.
     #[must_use]
-    pub fn new(before: f64, total: u64, tokens: usize) -> Self {
+    pub fn new(before: f64, total: u64, tokens: usize, shown: bool) -> Self {
         let now = Instant::now();
-        let bar = std::io::stderr().is_terminal().then(|| {
+        let bar = (shown && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::new(total);
             // The template is a constant: it is right or no bar is ever shown in its style.
             if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3} %  {msg}") {
@@ -42,7 +44,7 @@ impl Progress {
             }
             bar
         });
-        Self { start: now, before, report: now, window: Window::default(), steps: 0, rate: 0.0, total, tokens, bar }
+        Self { start: now, before, report: now, window: Window::default(), steps: 0, rate: 0.0, total, tokens, bar, shown }
     }
 
     /// Seconds of the whole run.
@@ -75,7 +77,8 @@ impl Progress {
                 bar.set_position(step);
                 bar.set_message(line);
             }
-            None => eprintln!("step {step}/{}: {line}", self.total),
+            None if self.shown => eprintln!("step {step}/{}: {line}", self.total),
+            None => {}
         }
     }
 
@@ -83,7 +86,8 @@ impl Progress {
     pub fn say(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.println(line),
-            None => eprintln!("{line}"),
+            None if self.shown => eprintln!("{line}"),
+            None => {}
         }
     }
 

@@ -1,11 +1,16 @@
 //! Structured cells on CPUs: a `group-sum` network trained puzzle by puzzle, each small enough to stay in the caches of one core.
 //!
 //! A batch is cut into chunks of `CHUNK` puzzles, whatever the number of threads. Each chunk has a gradient of its own and the chunks
-//! are added in order, so the result is the same, bit for bit, on any number of threads.
+//! are added in pairs, halves of the batch last, so the result is the same, bit for bit, on any number of threads, and on two ranks that have
+//! half of the chunks each.
+
+use std::ops::Range;
+use std::rc::Rc;
 
 use anyhow::{bail, ensure};
 
 use super::{EngineOptions, Tensors};
+use crate::parallel::Group;
 use crate::spec::ModelSpec;
 
 mod block;
@@ -51,7 +56,10 @@ pub struct FusedEngine {
     packed: Packed,
     /// Steps of each block's int8 values; `None`: nothing is rounded.
     rounding: Option<Vec<BlockSteps>>,
-    /// `[batch][R][Cp]` each.
+    /// Those that train together, and the rows of the batch that are this one's.
+    group: Rc<Group>,
+    rows: Range<usize>,
+    /// `[rows][R][Cp]` each.
     carry_h: Vec<f32>,
     carry_l: Vec<f32>,
     /// Random starts handed out so far.
@@ -122,6 +130,8 @@ impl FusedEngine {
             init,
             packed,
             rounding: None,
+            group: Rc::new(Group::alone()),
+            rows: 0..opts.batch,
             carry_l: carry.clone(),
             carry_h: carry,
             starts: 0,

@@ -58,8 +58,7 @@ mod tests {
         for (rows, columns) in [(24, 70), (70, 24), (16, 16), (1, 5)] {
             let stream = Stream::new(3, Purpose::Weights, 0);
             // Columns of different sizes.
-            let start: Vec<f32> =
-                (0..rows * columns).map(|i| stream.truncated(i as u64) as f32 * 0.5f32.powi((i % columns % 4) as i32)).collect();
+            let start: Vec<f32> = (0..rows * columns).map(|i| stream.truncated(i as u64) * 0.5f32.powi((i % columns % 4) as i32)).collect();
             for isa in Isa::all() {
                 let mut found = start.clone();
                 orthogonalize(isa, &mut found, rows, columns);

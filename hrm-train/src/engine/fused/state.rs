@@ -38,7 +38,7 @@ impl FusedEngine {
         }
     }
 
-    pub(super) fn save(&self) -> Tensors {
+    pub(super) fn save(&self) -> anyhow::Result<Tensors> {
         let d = &self.d;
         let mut out = Tensors::new();
         d.to_tensors(&self.weights, "weights.", &mut out);
@@ -49,11 +49,11 @@ impl FusedEngine {
         d.to_tensors(&self.optimizer.v, "v.", &mut out);
         self.put_init(&mut out);
         for (name, carry) in CARRY.into_iter().zip([&self.carry_h, &self.carry_l]) {
-            out.insert(name.into(), (vec![self.opts.batch, d.r, d.c], unpad(d, carry)));
+            out.insert(name.into(), (vec![self.opts.batch, d.r, d.c], self.group.gather_floats(&unpad(d, carry))?));
         }
         let counters = [self.seed, self.optimizer.step, self.starts, self.segments].into_iter().flat_map(split).collect();
         out.insert("counters".into(), (vec![4, 4], counters));
-        out
+        Ok(out)
     }
 
     /// Reads all before it changes anything.
@@ -67,7 +67,8 @@ impl FusedEngine {
         };
         let (m, v) = (d.read_tensors(state, "m.")?, d.read_tensors(state, "v.")?);
         let init = read_init(d, state)?;
-        let carry = |name| pad(d, tensor(state, name, &[self.opts.batch, d.r, d.c])?);
+        let (own, len) = (&self.rows, d.r * d.c);
+        let carry = |name| pad(d, &tensor(state, name, &[self.opts.batch, d.r, d.c])?[own.start * len..own.end * len]);
         let (carry_h, carry_l) = (carry(CARRY[0])?, carry(CARRY[1])?);
         let counters = tensor(state, "counters", &[4, 4])?.chunks_exact(4).map(join).collect::<anyhow::Result<Vec<u64>>>()?;
         self.packed = Packed::new(d, &weights, self.rounding.as_deref());

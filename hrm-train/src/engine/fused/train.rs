@@ -1,5 +1,6 @@
 //! [`Engine`] for [`FusedEngine`]: chunks of a batch over threads, reduction in order, one optimizer step.
 
+use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{bail, ensure};
@@ -11,6 +12,7 @@ use super::rounding::BlockSteps;
 use super::segment::{Carry, Net, Workspace};
 use super::{CHUNK, FusedEngine, fresh, optim, simd};
 use crate::engine::{Carry as OwnedCarry, Course, Depth, Engine, Reading, RowOutcome, StartOf, Tensors, no_identifiers};
+use crate::parallel::{Group, Values, checksum};
 use crate::quantize::plan::ModelPlan;
 
 /// Runs every job once, on as many threads as there are workspaces.
@@ -47,17 +49,17 @@ struct Chunk<'a> {
 
 impl FusedEngine {
     fn prepare(&mut self, depth: Depth) {
-        let Self { d, opts, workspaces, grads, .. } = self;
+        let Self { d, opts, workspaces, grads, rows, .. } = self;
         if workspaces.first().is_none_or(|ws| ws.depth() != depth) {
             workspaces.clear();
             workspaces.extend((0..opts.threads).map(|_| Workspace::with_depth(d, Some(opts.gradient), depth)));
         }
         if grads.is_empty() {
-            grads.extend((0..opts.batch.div_ceil(CHUNK)).map(|_| vec![0.0; d.grad_len]));
+            grads.extend((0..rows.len().div_ceil(CHUNK)).map(|_| vec![0.0; d.grad_len]));
         }
     }
 
-    /// Forward, loss and backward of the whole batch: outcomes, and the gradient over the flat weights.
+    /// Forward, loss and backward of the batch, of which this rank does its rows: outcomes of all, and the gradient over the flat weights.
     pub(super) fn gradient(
         &mut self,
         inputs: &[u8],
@@ -83,17 +85,18 @@ impl FusedEngine {
         }
         let segment = self.segments;
         self.segments += 1;
-        let Self { isa, d, opts, seed, init, packed, carry_h, carry_l, workspaces, grads, .. } = self;
+        let Self { isa, d, opts, seed, init, packed, carry_h, carry_l, workspaces, grads, group, rows, .. } = self;
         let net = Net { isa: *isa, d, w: packed };
         let (state, answers) = (d.r * d.cp, d.s * loss::symbols(d));
-        let mut outcomes = vec![RowOutcome::default(); batch];
+        let first = rows.start;
+        let mut outcomes = vec![RowOutcome::default(); rows.len()];
         let jobs = carry_h
             .chunks_mut(CHUNK * state)
             .zip(carry_l.chunks_mut(CHUNK * state))
             .zip(outcomes.chunks_mut(CHUNK))
             .zip(grads.iter_mut())
             .enumerate()
-            .map(|(i, (((h, l), outcomes), grad))| Chunk { first: i * CHUNK, h, l, outcomes, grad });
+            .map(|(i, (((h, l), outcomes), grad))| Chunk { first: first + i * CHUNK, h, l, outcomes, grad });
         spread(workspaces, jobs, |chunk, ws| {
             chunk.grad.fill(0.0);
             let rows = chunk.h.chunks_exact_mut(state).zip(chunk.l.chunks_exact_mut(state)).zip(chunk.outcomes).zip(chunk.first..);
@@ -115,13 +118,21 @@ impl FusedEngine {
                 *outcome = net.train(opts, &inputs[cells], target, &mut carry, chunk.grad, ws);
             }
         });
-        let (sum, others) = grads.split_at_mut(1);
-        for grad in others {
-            for (s, g) in sum[0].iter_mut().zip(grad.iter()) {
-                *s += g;
-            }
+        add(grads);
+        group.sum(Values::Host(&mut grads[0]))?;
+        Ok((group.gather_outcomes(outcomes)?, d.unpack_gradient(&grads[0])))
+    }
+}
+
+/// Sums all into the first, the halves last: two ranks that have a half each do the same.
+fn add(grads: &mut [Vec<f32>]) {
+    let (a, b) = grads.split_at_mut(grads.len() / 2);
+    if !a.is_empty() {
+        add(a);
+        add(b);
+        for (s, g) in a[0].iter_mut().zip(&b[0]) {
+            *s += g;
         }
-        Ok((outcomes, d.unpack_gradient(&sum[0])))
     }
 }
 
@@ -224,7 +235,23 @@ impl Engine for FusedEngine {
         out
     }
 
-    fn state(&self) -> Tensors {
+    fn join(&mut self, group: Rc<Group>) -> anyhow::Result<()> {
+        ensure!(self.rows.len() == self.opts.batch, "this engine has joined a group already");
+        self.rows = group.rows(self.opts.batch)?;
+        let state = self.d.r * self.d.cp;
+        for carry in [&mut self.carry_h, &mut self.carry_l] {
+            *carry = carry[self.rows.start * state..self.rows.end * state].to_vec();
+        }
+        self.group = group;
+        self.grads.clear();
+        Ok(())
+    }
+
+    fn checksum(&self) -> anyhow::Result<u32> {
+        Ok(checksum([&self.weights, &self.mean, &self.optimizer.m, &self.optimizer.v].map(Vec::as_slice)))
+    }
+
+    fn state(&self) -> anyhow::Result<Tensors> {
         self.save()
     }
 

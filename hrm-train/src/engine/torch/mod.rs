@@ -3,6 +3,9 @@
 //! Numbers: weights, moments and the Q head's output are f32; the network computes in f32 or bf16, norms and rotary embedding always in
 //! f32, stablemax in f64. On the CPU a run is the same, bit for bit, for one seed and one number of threads.
 
+use std::ops::Range;
+use std::rc::Rc;
+
 use anyhow::{bail, ensure};
 use hrm_core::{Mixer, Start};
 use serde::{Deserialize, Serialize};
@@ -11,6 +14,7 @@ use tch::{Kind, Tensor, no_grad};
 use super::fused::random::{Purpose, Stream};
 use super::{Course, Engine, EngineOptions, RowOutcome, Tensors};
 use crate::import::PublicOptions;
+use crate::parallel::{Group, checksum};
 use crate::quantize::plan::ModelPlan;
 use crate::spec::ModelSpec;
 
@@ -97,6 +101,9 @@ pub struct TorchEngine {
     /// Table of puzzle embeddings.
     puzzle: Option<Tensor>,
     optimizer: Optimizer,
+    /// Those that train together, and the rows of the batch that are this one's: those of the carry and of `steps`.
+    group: Rc<Group>,
+    rows: Range<usize>,
     carry: Carry,
     /// Segments since each row's reset.
     steps: Vec<u32>,
@@ -142,6 +149,8 @@ impl TorchEngine {
             weights: leaves,
             puzzle,
             optimizer,
+            group: Rc::new(Group::alone()),
+            rows: 0..options.batch,
             carry,
             steps: vec![0; options.batch],
             starts: 0,
@@ -342,8 +351,25 @@ impl Engine for TorchEngine {
         out
     }
 
-    fn state(&self) -> Tensors {
-        copied(self.save())
+    fn join(&mut self, group: Rc<Group>) -> anyhow::Result<()> {
+        ensure!(self.rows.len() == self.options.batch, "this engine has joined a group already");
+        self.rows = group.rows(self.options.batch)?;
+        let (first, count) = (self.rows.start as i64, self.rows.len() as i64);
+        self.carry = self.carry.map(|z| Ok(z.f_narrow(0, first, count)?.copy()))?;
+        self.steps.truncate(self.rows.len());
+        self.group = group;
+        Ok(())
+    }
+
+    fn checksum(&self) -> anyhow::Result<u32> {
+        let shared =
+            [Some(&self.flat), self.optimizer.average.as_ref(), Some(&self.optimizer.m), Some(&self.optimizer.v), self.puzzle.as_ref()];
+        let values = shared.into_iter().flatten().map(host).collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(checksum(values.iter().map(Vec::as_slice)))
+    }
+
+    fn state(&self) -> anyhow::Result<Tensors> {
+        self.save()
     }
 
     fn restore(&mut self, state: &Tensors) -> anyhow::Result<()> {

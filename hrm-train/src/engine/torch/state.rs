@@ -14,6 +14,7 @@ use super::net::Carry;
 use crate::engine::{Tensors, join, split};
 
 impl TorchEngine {
+    /// Of the whole batch.
     fn carry_shape(&self) -> [usize; 3] {
         [self.options.batch, self.net.config.rows(), usize::from(self.net.config.channels)]
     }
@@ -43,12 +44,13 @@ impl TorchEngine {
         layout.named(&self.optimizer.v, "v.", &mut out)?;
         self.put_buffers(&mut out)?;
         for (name, carry) in [("carry.H", &self.carry.h), ("carry.L", &self.carry.l)] {
-            out.insert(name.into(), (self.carry_shape().to_vec(), host(carry)?));
+            out.insert(name.into(), (self.carry_shape().to_vec(), self.group.gather_floats(&host(carry)?)?));
         }
         let counters = [self.seed, self.optimizer.steps, self.starts, self.segments].into_iter().flat_map(split).collect();
         out.insert("counters".into(), (vec![4, 4], counters));
         if self.net.public.is_some() {
-            out.insert("steps".into(), (vec![self.steps.len()], self.steps.iter().map(|&s| s.min(1 << 24) as f32).collect()));
+            let steps: Vec<f32> = self.steps.iter().map(|&s| s.min(1 << 24) as f32).collect();
+            out.insert("steps".into(), (vec![self.options.batch], self.group.gather_floats(&steps)?));
         }
         Ok(out)
     }
@@ -67,12 +69,16 @@ impl TorchEngine {
         for buffer in &layout.buffers {
             buffers.push(device_tensor(state, &buffer.name, &buffer.shape, device)?);
         }
-        let carry = |name| -> anyhow::Result<Tensor> { Ok(device_tensor(state, name, &self.carry_shape(), device)?.f_to_kind(net.kind)?) };
+        let (first, count) = (self.rows.start as i64, self.rows.len() as i64);
+        let carry = |name| -> anyhow::Result<Tensor> {
+            let whole = device_tensor(state, name, &self.carry_shape(), device)?;
+            Ok(whole.f_narrow(0, first, count)?.copy().f_to_kind(net.kind)?)
+        };
         let carry = Carry { h: carry("carry.H")?, l: carry("carry.L")? };
         let counters = take(state, "counters", &[4, 4])?.chunks_exact(4).map(join).collect::<anyhow::Result<Vec<u64>>>()?;
         let steps: Vec<u32> = match net.public {
-            Some(_) => take(state, "steps", &[self.options.batch])?.iter().map(|&s| s as u32).collect(),
-            None => vec![0; self.options.batch],
+            Some(_) => take(state, "steps", &[self.options.batch])?[self.rows.clone()].iter().map(|&s| s as u32).collect(),
+            None => vec![0; self.rows.len()],
         };
         let weights = net.weights(&flat, true)?;
         for (buffer, value) in layout.buffers.clone().iter().zip(buffers) {

@@ -9,6 +9,7 @@ use super::loss::{binary, losses};
 use super::net::Carry;
 use crate::engine::fused::random::{Purpose, Stream};
 use crate::engine::{Course, Depth, RowOutcome};
+use crate::parallel::{DeviceSlice, Values};
 
 /// A batch of training puzzles.
 #[derive(Clone, Copy, Debug)]
@@ -47,9 +48,9 @@ pub struct SegmentReport {
 /// Forward and backward pass of one segment, not yet applied.
 pub(super) struct Computed {
     pub report: SegmentReport,
-    /// Over the flat weights, of loss / batch.
+    /// Over the flat weights, of the loss of this rank's rows / batch.
     pub gradient: Tensor,
-    /// Of the puzzle embeddings, `[batch, ndim]`.
+    /// Of the puzzle embeddings of this rank's rows, `[rows, ndim]`.
     pub puzzle: Option<Tensor>,
     pub identifiers: Vec<i64>,
     pub carry: Carry,
@@ -93,12 +94,18 @@ impl TorchEngine {
     /// Carry of the batch with fresh starts in the rows to reset, and the number of starts handed out so far.
     fn started(&self, reset: &[bool]) -> anyhow::Result<(Carry, u64)> {
         let mut starts = self.starts;
-        let rows: Vec<i64> = (0..).zip(reset).filter(|(_, reset)| **reset).map(|(b, _)| b).collect();
+        let (mut rows, mut streams) = (Vec::new(), Vec::new());
+        // Starts are numbered over the whole batch, whoever has the row.
+        for b in (0..reset.len()).filter(|&b| reset[b]) {
+            if self.rows.contains(&b) {
+                rows.push((b - self.rows.start) as i64);
+                streams.push(Stream::new(self.seed, Purpose::Start, starts));
+            }
+            starts += 1;
+        }
         if rows.is_empty() {
             return Ok((self.carry.map(Tensor::f_alias)?, starts));
         }
-        let streams: Vec<Stream> = (starts..).take(rows.len()).map(|number| Stream::new(self.seed, Purpose::Start, number)).collect();
-        starts += rows.len() as u64;
         let fresh = self.fresh(&streams)?;
         let at = Tensor::f_from_slice(&rows)?.f_to_device(self.net.device)?;
         let h = self.carry.h.f_index_copy(0, &at, &fresh.h)?;
@@ -111,7 +118,9 @@ impl TorchEngine {
             return Ok(carry);
         }
         let (batch, len) = (self.options.batch as u64, self.net.config.state_len() as u64);
-        let streams: Vec<Stream> = (0..batch).map(|b| Stream::new(self.seed, Purpose::Noise, self.segments * batch + b)).collect();
+        let streams: Vec<Stream> = (self.rows.start as u64..self.rows.end as u64)
+            .map(|b| Stream::new(self.seed, Purpose::Noise, self.segments * batch + b))
+            .collect();
         let noise = self.random_carry(&streams, |stream, half, i| stream.normal(half * len + i) * self.options.carry_noise as f32)?;
         Ok(Carry { h: carry.h.f_add(&noise.h)?, l: carry.l.f_add(&noise.l)? })
     }
@@ -119,13 +128,15 @@ impl TorchEngine {
     /// Forward and backward pass; the engine is left as it was, but for the gradients that libtorch keeps with the leaves.
     pub(super) fn compute(&mut self, batch: &Batch<'_>) -> anyhow::Result<Computed> {
         self.check(batch)?;
-        let n = self.options.batch;
-        let identifiers = self.identifiers(batch.identifiers, n)?;
+        let (own, n) = (self.rows.clone(), self.rows.len());
+        let identifiers = self.identifiers(batch.identifiers, self.options.batch)?;
         let net = &self.net;
-        let (inputs, labels) = (self.tokens(batch.inputs)?, self.tokens(batch.labels)?);
+        let s = usize::from(net.config.tokens);
+        let cells = own.start * s..own.end * s;
+        let (inputs, labels) = (self.tokens(&batch.inputs[cells.clone()])?, self.tokens(&batch.labels[cells])?);
         let (carry, starts) = self.started(batch.reset)?;
         let carry = self.disturbed(carry)?;
-        let puzzle = self.puzzle_rows(&identifiers)?.map(|rows| rows.f_set_requires_grad(true)).transpose()?;
+        let puzzle = self.puzzle_rows(&identifiers[own.clone()])?.map(|rows| rows.f_set_requires_grad(true)).transpose()?;
         for leaf in &mut self.weights.leaves {
             leaf.zero_grad();
         }
@@ -137,15 +148,20 @@ impl TorchEngine {
         let halt = q.f_select(-1, 0)?;
         let row_weights = match batch.course.weights {
             [] => None,
-            weights => Some(Tensor::f_from_slice(weights)?.f_to_device(net.device)?),
+            weights => Some(Tensor::f_from_slice(&weights[own.clone()])?.f_to_device(net.device)?),
         };
         let advice = match batch.course.teacher {
             None => None,
-            Some(t) => Some((Tensor::f_from_slice(t.probabilities)?.f_reshape(logits.size())?.f_to_device(net.device)?, t.share)),
+            Some(t) => {
+                let width = t.probabilities.len() / self.options.batch;
+                let mine = Tensor::f_from_slice(&t.probabilities[own.start * width..own.end * width])?;
+                Some((mine.f_reshape(logits.size())?.f_to_device(net.device)?, t.share))
+            }
         };
         let advice = advice.as_ref().map(|(p, share)| (p, *share));
         let parts = losses(self.options.loss, &logits, &halt, &labels, net.first_token(), row_weights.as_ref(), advice)?;
-        let steps: Vec<u32> = self.steps.iter().zip(batch.reset).map(|(&s, &reset)| if reset { 1 } else { s.saturating_add(1) }).collect();
+        let steps: Vec<u32> =
+            self.steps.iter().zip(&batch.reset[own]).map(|(&s, &reset)| if reset { 1 } else { s.saturating_add(1) }).collect();
         let next = next.detach()?;
         let going_on = match &net.public {
             Some(public) if public.q_continue && public.halt_max_steps > 1 && self.options.q_weight > 0.0 => {
@@ -168,7 +184,7 @@ impl TorchEngine {
         }
         let cells_loss = parts.weighted;
         let loss = cells_loss.f_add(&q_loss.f_mul_scalar(self.options.q_weight)?)?;
-        loss.f_div_scalar(n as f64)?.f_backward()?;
+        loss.f_div_scalar(self.options.batch as f64)?.f_backward()?;
 
         let gradients: Result<Vec<Tensor>, tch::TchError> = self
             .weights
@@ -208,7 +224,14 @@ impl TorchEngine {
     /// # Errors
     /// A batch of other shapes or tokens, a loss or gradient that is not finite (weights and carry are left as they were), libtorch's errors.
     pub fn train(&mut self, batch: &Batch<'_>, lr: f64) -> anyhow::Result<SegmentReport> {
-        let done = self.compute(batch)?;
+        let mut done = self.compute(batch)?;
+        done.gradient = self.summed(done.gradient)?;
+        done.report.rows = self.group.gather_outcomes(done.report.rows)?;
+        if let Some(rows) = done.puzzle {
+            let (width, device) = (rows.size()[1], rows.device());
+            done.puzzle =
+                Some(Tensor::f_from_slice(&self.group.gather_floats(&host(&rows)?)?)?.f_reshape([-1, width])?.f_to_device(device)?);
+        }
         if let Some(b) = done.report.rows.iter().position(|o| !o.loss.is_finite() || !o.q_halt.is_finite()) {
             let row = done.report.rows[b];
             bail!("the loss of batch row {b} is {}, its halt logit {}, in segment {}", row.loss, row.q_halt, self.segments + 1);
@@ -229,6 +252,24 @@ impl TorchEngine {
         self.segments += 1;
         self.steps.clone_from(&done.report.steps);
         Ok(done.report)
+    }
+
+    /// The sum of a gradient over all ranks: on the GPU if the ranks are connected there, else in memory.
+    fn summed(&self, gradient: Tensor) -> anyhow::Result<Tensor> {
+        if self.group.world() == 1 {
+            return Ok(gradient);
+        }
+        let gradient = gradient.f_contiguous()?;
+        if gradient.device().is_cuda() && self.group.takes_device() {
+            // SAFETY: a contiguous vector of f32 on this rank's GPU, made on the default stream; it lives until after the call, and nothing else
+            // refers to it.
+            let values = unsafe { DeviceSlice::new(gradient.data_ptr() as u64, gradient.numel()) };
+            self.group.sum(Values::Device(values))?;
+            return Ok(gradient);
+        }
+        let mut values = host(&gradient)?;
+        self.group.sum(Values::Host(&mut values))?;
+        Ok(Tensor::f_from_slice(&values)?.f_to_device(gradient.device())?)
     }
 
     /// Gradients of (loss / batch) by parameter name, and of the batch's puzzle embeddings as `puzzle_emb` `[batch, ndim]`, without a step.

@@ -134,7 +134,7 @@ fn compare(what: &str, spec: &ModelSpec, options: &EngineOptions, steps: usize, 
         let expected = fused.train_course(&inputs, &labels, &reset, &course, 1e-3)?;
         rows_close(what, &own.train_course(&inputs, &labels, &reset, &course, 1e-3)?, &expected);
     }
-    let (expected, found) = (fused.state(), own.state());
+    let (expected, found) = (fused.state().unwrap(), own.state().unwrap());
     assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{what}");
     for (name, (shape, values)) in &expected {
         assert_eq!(&found[name].0, shape, "{what}: {name}");
@@ -202,13 +202,13 @@ fn resumed_runs_are_the_same_bit_for_bit() -> Result<()> {
         };
         let mut whole = TorchEngine::new(&spec, &options, &torch(&spec))?;
         (0..3).try_for_each(|i| step(&mut whole, i).map(drop))?;
-        let saved = whole.state();
+        let saved = whole.state().unwrap();
         (3..6).try_for_each(|i| step(&mut whole, i).map(drop))?;
         let mut resumed = TorchEngine::new(&spec, &EngineOptions { seed: 77, ..options.clone() }, &torch(&spec))?;
         resumed.restore(&saved)?;
-        assert_eq!(resumed.state(), saved, "{:?}", spec.config.mixer);
+        assert_eq!(resumed.state().unwrap(), saved, "{:?}", spec.config.mixer);
         (3..6).try_for_each(|i| step(&mut resumed, i).map(drop))?;
-        assert_eq!(resumed.state(), whole.state(), "{:?}", spec.config.mixer);
+        assert_eq!(resumed.state().unwrap(), whole.state().unwrap(), "{:?}", spec.config.mixer);
     }
     Ok(())
 }
@@ -217,12 +217,12 @@ fn resumed_runs_are_the_same_bit_for_bit() -> Result<()> {
 fn a_state_that_does_not_fit_changes_nothing() -> Result<()> {
     let spec = structured(true, false, Start::Fixed);
     let mut engine = TorchEngine::new(&spec, &options(), &torch(&spec))?;
-    let before = engine.state();
+    let before = engine.state().unwrap();
     let mut broken = before.clone();
     broken.remove("v.head.weight");
     let error = engine.restore(&broken).unwrap_err().to_string();
     assert!(error.contains("v.head.weight"), "{error}");
-    assert_eq!(engine.state(), before);
+    assert_eq!(engine.state().unwrap(), before);
     Ok(())
 }
 
@@ -311,13 +311,13 @@ fn bad_input_is_named() -> Result<()> {
     let spec = structured(true, false, Start::Fixed);
     let (mut inputs, labels) = puzzles();
     let mut engine = TorchEngine::new(&spec, &options(), &torch(&spec))?;
-    let before = engine.state();
+    let before = engine.state().unwrap();
     inputs[CELLS + 2] = 6;
     let message = |result: Result<super::SegmentReport>| result.unwrap_err().to_string();
     let batch = Batch { inputs: &inputs, labels: &labels, identifiers: &[], reset: &[true; BATCH], course: Course::default() };
     assert!(message(engine.train(&batch, 1e-3)).contains("token 6 in puzzle 1, cell 2"));
     assert!(message(engine.train(&Batch { reset: &[true], ..batch }, 1e-3)).contains("reset: 1 values"));
-    assert_eq!(engine.state(), before);
+    assert_eq!(engine.state().unwrap(), before);
 
     let no_device = TorchOptions { device: "tpu".into(), ..torch(&spec) };
     assert!(TorchEngine::new(&spec, &options(), &no_device).err().is_some_and(|e| e.to_string().contains("tpu")));
@@ -347,11 +347,12 @@ fn a_loss_that_is_no_number_leaves_the_weights() -> Result<()> {
     let mut weights = TorchEngine::new(&spec, &options(), &torch(&spec))?.weights();
     weights.insert("head.weight".into(), (vec![1, 12], vec![f32::NAN; 12]));
     let mut engine = TorchEngine::from_weights(&spec, &options(), &torch(&spec), &weights)?;
-    let before = engine.state();
+    let before = engine.state().unwrap();
     let (inputs, labels) = puzzles();
     let error = engine.train_segment(&inputs, &labels, &[true; BATCH], 1e-3).unwrap_err().to_string();
     assert!(error.contains("NaN"), "{error}");
-    let (after, bits) = (engine.state(), |t: &Tensors| t.values().flat_map(|(_, v)| v.iter().map(|x| x.to_bits())).collect::<Vec<_>>());
+    let (after, bits) =
+        (engine.state().unwrap(), |t: &Tensors| t.values().flat_map(|(_, v)| v.iter().map(|x| x.to_bits())).collect::<Vec<_>>());
     assert_eq!(bits(&after), bits(&before));
     Ok(())
 }
