@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use hrm_embedded::Model;
+use hrm_embedded::hrm_core::Plan;
 use hrm_embedded::hrm_core::solve::Select;
 use hrm_train::data::{GeneratorOptions, PuzzleSet, Side, generate};
 use hrm_train::evaluate_int8::Int8;
@@ -86,4 +87,16 @@ fn the_commands_print_the_same_hashes() {
         let solve = run(Command::new(bin("hrm")).arg("solve").arg(&csv).args(settings).args(["--format", "jsonl", "--threads", threads]));
         assert_eq!(fields(&solve), expected, "{threads} threads");
     }
+}
+
+/// The model for devices with 128 KiB of RAM fits them, and solves more than half of puzzles that it was not trained on.
+#[test]
+fn the_tiny_model_fits_and_solves() {
+    let model = Model::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/sudoku-9x9-tiny.hrm")).unwrap();
+    let arena = model.network().required_bytes(Plan::DEVICE);
+    assert!(arena + 1024 <= 128 * 1024, "{arena} bytes, and the solver's");
+    let set = puzzles(9, 8);
+    let options = model.default_options();
+    let solved = (0..set.len()).filter(|&i| model.solve(set.input(i), &options).unwrap().answer.as_deref() == Some(set.label(i))).count();
+    assert!(solved > set.len() / 2, "{solved} of {}", set.len());
 }
