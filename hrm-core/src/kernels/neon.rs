@@ -7,8 +7,8 @@
 
 use core::arch::asm;
 
+use super::Columns;
 use super::tiled::{self, MOST_COLUMNS, Tile};
-use super::{Bases, Columns, Requant};
 use crate::parts::{Broken, Parts};
 
 pub use super::reference::{add, add_norm, glu_rows, group_sums, inject, scale_down, view8_slice};
@@ -113,25 +113,4 @@ impl Tile for Sdot {
     }
 }
 
-/// `out[r][n] = sum_k a[r][k] * w[n][k]`.
-pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
-    tiled::accumulate::<Sdot>(a, w, out)
-}
-
-/// `out[r][n] = requant(W a + bases + bias)`.
-pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) -> Result<(), Broken> {
-    tiled::project::<Sdot>(a, w, q, bases, out)
-}
-
-/// [`project`], then the hidden values of the gated MLP.
-pub fn gated(
-    a: &[i8],
-    w: &Columns<'_>,
-    q: &Requant<'_>,
-    bases: Option<&Bases<'_>>,
-    shift: u32,
-    gate_up: &mut [i16],
-    out: &mut [i8],
-) -> Result<(), Broken> {
-    tiled::gated::<Sdot>(a, w, q, bases, shift, gate_up, out)
-}
+tiled::calls!(Sdot);

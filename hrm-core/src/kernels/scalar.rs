@@ -1,8 +1,8 @@
 //! Cores without SIMD (Cortex-M3, any host): tiles of 4 rows by 4 channels, so that a loaded value is used four
 //! times; bit-identical to [`super::reference`]. Weights are read in place.
 
+use super::Columns;
 use super::tiled::{self, MOST_COLUMNS, Tile};
-use super::{Bases, Columns, Requant};
 use crate::parts::{Broken, Parts};
 
 pub use super::reference::{add, add_norm, glu_rows, group_sums, inject, pack, packed_words, scale_down, view8_slice};
@@ -58,25 +58,4 @@ fn panel(input: &[i8], [w0, w1, w2, w3]: [&[i8]; 4], sums: &mut [i32; SIDE * SID
     }
 }
 
-/// `out[r][n] = sum_k a[r][k] * w[n][k]`.
-pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
-    tiled::accumulate::<Scalar>(a, w, out)
-}
-
-/// `out[r][n] = requant(W a + bases + bias)`.
-pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) -> Result<(), Broken> {
-    tiled::project::<Scalar>(a, w, q, bases, out)
-}
-
-/// [`project`], then the hidden values of the gated MLP.
-pub fn gated(
-    a: &[i8],
-    w: &Columns<'_>,
-    q: &Requant<'_>,
-    bases: Option<&Bases<'_>>,
-    shift: u32,
-    gate_up: &mut [i16],
-    out: &mut [i8],
-) -> Result<(), Broken> {
-    tiled::gated::<Scalar>(a, w, q, bases, shift, gate_up, out)
-}
+tiled::calls!(Scalar);

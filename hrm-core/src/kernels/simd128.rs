@@ -3,8 +3,8 @@
 
 use core::arch::wasm32::{i32x4, i32x4_add, i32x4_dot_i16x8, i32x4_extract_lane, i32x4_splat};
 
+use super::Columns;
 use super::tiled::{self, MOST_COLUMNS, Tile};
-use super::{Bases, Columns, Requant};
 use crate::parts::{Broken, Parts};
 
 pub use super::reference::{add, add_norm, glu_rows, group_sums, inject, scale_down, view8_slice};
@@ -78,25 +78,4 @@ impl Tile for Simd128 {
     }
 }
 
-/// `out[r][n] = sum_k a[r][k] * w[n][k]`.
-pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
-    tiled::accumulate::<Simd128>(a, w, out)
-}
-
-/// `out[r][n] = requant(W a + bases + bias)`.
-pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) -> Result<(), Broken> {
-    tiled::project::<Simd128>(a, w, q, bases, out)
-}
-
-/// [`project`], then the hidden values of the gated MLP.
-pub fn gated(
-    a: &[i8],
-    w: &Columns<'_>,
-    q: &Requant<'_>,
-    bases: Option<&Bases<'_>>,
-    shift: u32,
-    gate_up: &mut [i16],
-    out: &mut [i8],
-) -> Result<(), Broken> {
-    tiled::gated::<Simd128>(a, w, q, bases, shift, gate_up, out)
-}
+tiled::calls!(Simd128);

@@ -18,6 +18,41 @@ pub(super) const CHUNK: usize = 96;
 /// Accumulators of the largest tile.
 pub(super) const MOST_SUMS: usize = 4 * CHUNK;
 
+/// The calls of a kernel that are its [`Tile`] and nothing else.
+macro_rules! calls {
+    ($tile:ty) => {
+        /// `out[r][n] = sum_k a[r][k] * w[n][k]`.
+        pub fn accumulate(a: &[i8], w: &super::Columns<'_>, out: &mut [i32]) -> Result<(), crate::parts::Broken> {
+            super::tiled::accumulate::<$tile>(a, w, out)
+        }
+
+        /// `out[r][n] = requant(W a + bases + bias)`.
+        pub fn project(
+            a: &[i8],
+            w: &super::Columns<'_>,
+            q: &super::Requant<'_>,
+            bases: Option<&super::Bases<'_>>,
+            out: &mut [i16],
+        ) -> Result<(), crate::parts::Broken> {
+            super::tiled::project::<$tile>(a, w, q, bases, out)
+        }
+
+        /// [`project`], then the hidden values of the gated MLP.
+        pub fn gated(
+            a: &[i8],
+            w: &super::Columns<'_>,
+            q: &super::Requant<'_>,
+            bases: Option<&super::Bases<'_>>,
+            shift: u32,
+            gate_up: &mut [i16],
+            out: &mut [i8],
+        ) -> Result<(), crate::parts::Broken> {
+            super::tiled::gated::<$tile>(a, w, q, bases, shift, gate_up, out)
+        }
+    };
+}
+pub(super) use calls;
+
 /// The inner loop of an ISA.
 pub(super) trait Tile {
     /// Activation rows of a tile.
