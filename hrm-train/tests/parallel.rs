@@ -1,15 +1,16 @@
 //! Ranks as processes, connected by gloo: what they train together is what one process trains, and none waits for ever for another.
 
-use std::fs;
 use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::ops::Deref;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hrm_train::checkpoint::decode_tensors;
 use hrm_train::engine::Tensors;
-use serde_json::Value;
-use tempfile::TempDir;
+
+mod common;
+
+use common::{bits, stderr};
 
 /// Structured cells on the fused engine. Sixteen rows are four chunks: two ranks have two each, which they add as one process does.
 const FUSED: &str = r#"
@@ -65,23 +66,23 @@ fn srun(rank: usize, world: usize) -> Vec<(&'static str, String)> {
     ]
 }
 
-struct Run {
-    folder: TempDir,
+struct Run(common::Run);
+
+impl Deref for Run {
+    type Target = common::Run;
+
+    fn deref(&self) -> &common::Run {
+        &self.0
+    }
 }
 
 impl Run {
     fn new(config: &str) -> Self {
-        let folder = TempDir::new().unwrap();
-        fs::write(folder.path().join("run.toml"), config).unwrap();
-        Self { folder }
-    }
-
-    fn out(&self) -> PathBuf {
-        self.folder.path().join("out")
+        Self(common::Run::new(config))
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hrm-train"));
+        let mut command = self.0.command(arguments);
         // What may have started this test must not count.
         for (name, _) in std::env::vars()
             .filter(|(n, _)| ["SLURM_", "OMPI_", "PMI", "MPI_", "MASTER_", "TORCHELASTIC_"].iter().any(|p| n.starts_with(p)))
@@ -91,7 +92,6 @@ impl Run {
         for name in ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"] {
             command.env_remove(name);
         }
-        command.arg("train").arg(self.folder.path().join("run.toml")).arg("--out").arg(self.out()).args(arguments);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -121,51 +121,15 @@ impl Run {
         }
     }
 
-    fn last(&self) -> Value {
-        serde_json::from_slice(&fs::read(self.out().join("last.json")).unwrap()).unwrap()
-    }
-
     fn state(&self) -> Tensors {
-        let name = self.last()["tensors"]["file"].as_str().unwrap().to_owned();
-        decode_tensors(&fs::read(self.out().join(name)).unwrap()).unwrap().0
+        decode_tensors(&self.0.state()).unwrap().0
     }
-
-    fn model(&self) -> Tensors {
-        decode_tensors(&fs::read(self.out().join("model.safetensors")).unwrap()).unwrap().0
-    }
-
-    /// metrics.jsonl without what depends on the clock.
-    fn metrics(&self) -> Vec<Value> {
-        let text = fs::read_to_string(self.out().join("metrics.jsonl")).unwrap();
-        let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        for line in &mut lines {
-            for key in ["seconds", "sample_segments_per_second"] {
-                line.as_object_mut().unwrap().remove(key);
-            }
-        }
-        lines
-    }
-
-    /// Where the run stands, without what depends on the clock.
-    fn position(&self) -> Value {
-        let mut content = self.last()["content"].take();
-        content.as_object_mut().unwrap().remove("seconds");
-        content
-    }
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn bits(tensors: &Tensors) -> Vec<(&String, Vec<u32>)> {
-    tensors.iter().map(|(name, (_, values))| (name, values.iter().map(|x| x.to_bits()).collect())).collect()
 }
 
 fn assert_same(a: &Run, b: &Run) {
     let (x, y) = (a.state(), b.state());
     assert!(bits(&x) == bits(&y), "the states differ by up to {:e}", distance(&x, &y));
-    assert_eq!(bits(&a.model()), bits(&b.model()));
+    assert_eq!(bits(&a.weights()), bits(&b.weights()));
     assert_eq!(a.position(), b.position());
     assert_eq!(a.metrics(), b.metrics());
 }
@@ -219,7 +183,7 @@ fn other_numbers_of_ranks_differ_by_rounding() {
         one.finish(1, &arguments);
         many.finish(world, &arguments);
         let (distance, scale) =
-            (distance(&one.model(), &many.model()), one.model().values().flat_map(|(_, v)| v).fold(0.0f32, |m, x| m.max(x.abs())));
+            (distance(&one.weights(), &many.weights()), one.weights().values().flat_map(|(_, v)| v).fold(0.0f32, |m, x| m.max(x.abs())));
         assert!(distance < 1e-4 * scale, "{world} ranks: {distance:e} of {scale}");
         for (a, b) in losses(&one).iter().zip(losses(&many)) {
             assert!((a - b).abs() < 1e-4 * a, "{world} ranks: a loss of {b}, expected {a}");
@@ -265,7 +229,7 @@ fn the_torch_engine_differs_by_rounding() {
         parts.finish(2, &["--stop-after", "11"]);
         parts.finish(1, &["--resume"]);
         for other in [&two, &parts] {
-            let distance = distance(&one.model(), &other.model());
+            let distance = distance(&one.weights(), &other.weights());
             assert!(distance < 1e-3, "{distance:e}");
             for (a, b) in losses(&one).iter().zip(losses(other)) {
                 assert!((a - b).abs() < 1e-4 * a, "a loss of {b}, expected {a}");

@@ -2,14 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::ops::Deref;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hrm_train::checkpoint::{FileReference, decode_tensors, encode_tensors};
 use hrm_train::engine::Tensors;
 use serde_json::Value;
-use tempfile::TempDir;
+
+mod common;
+
+use common::{bits, stderr};
 
 const CONFIG: &str = r#"
 [task]
@@ -40,24 +44,23 @@ seconds = 0.0
 steps = 9
 "#;
 
-struct Run {
-    folder: TempDir,
+struct Run(common::Run);
+
+impl Deref for Run {
+    type Target = common::Run;
+
+    fn deref(&self) -> &common::Run {
+        &self.0
+    }
 }
 
 impl Run {
     fn new() -> Self {
-        let folder = TempDir::new().unwrap();
-        fs::write(folder.path().join("run.toml"), CONFIG).unwrap();
-        Self { folder }
-    }
-
-    fn out(&self) -> PathBuf {
-        self.folder.path().join("out")
+        Self(common::Run::new(CONFIG))
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hrm-train"));
-        command.arg("train").arg(self.folder.path().join("run.toml")).arg("--out").arg(self.out()).args(arguments);
+        let mut command = self.0.command(arguments);
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         command
     }
@@ -67,47 +70,12 @@ impl Run {
         assert!(output.status.success(), "{}", stderr(&output));
     }
 
-    fn last(&self) -> Value {
-        serde_json::from_slice(&fs::read(self.out().join("last.json")).unwrap()).unwrap()
-    }
-
-    /// Bytes of the engine's whole state in the last checkpoint.
-    fn state(&self) -> Vec<u8> {
-        let name = self.last()["tensors"]["file"].as_str().unwrap().to_owned();
-        fs::read(self.out().join(name)).unwrap()
-    }
-
-    fn weights(&self) -> Tensors {
-        decode_tensors(&fs::read(self.out().join("model.safetensors")).unwrap()).unwrap().0
-    }
-
-    /// metrics.jsonl without what depends on the clock.
-    fn metrics(&self) -> Vec<Value> {
-        let text = fs::read_to_string(self.out().join("metrics.jsonl")).unwrap();
-        let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        for line in &mut lines {
-            for key in ["seconds", "sample_segments_per_second"] {
-                line.as_object_mut().unwrap().remove(key);
-            }
-        }
-        lines
-    }
-
-    /// The JSON of the last checkpoint without what depends on the clock or on the number of checkpoints.
+    /// Where the run stands, on any number of threads.
     fn position(&self) -> Value {
-        let mut content = self.last()["content"].take();
-        content.as_object_mut().unwrap().remove("seconds");
+        let mut content = self.0.position();
         content["config"]["train"].as_object_mut().unwrap().remove("threads");
         content
     }
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn bits(tensors: &Tensors) -> Vec<(&String, Vec<u32>)> {
-    tensors.iter().map(|(name, (_, values))| (name, values.iter().map(|x| x.to_bits()).collect())).collect()
 }
 
 fn assert_same(a: &Run, b: &Run) {
