@@ -16,11 +16,10 @@ const WHEELS: [&str; 2] = ["nvidia-cuda-nvrtc==13.0.88", "nvidia-cuda-nvcc==13.0
 /// The files taken from them.
 const FILES: [&str; 3] = ["lib/libnvrtc.so.13", "lib/libnvrtc-builtins.so.13.0", "bin/ptxas"];
 
-/// Copies these files (lib and bin of the toolkit) out of the wheels that are given after the folder; a file appears when it is complete.
+/// Copies files out of wheels: arguments are the folder they go to, their names separated by commas, the wheels. A file appears when it is complete.
 const UNZIP: &str = r#"
 import os, sys, zipfile
-out, wheels = sys.argv[1], sys.argv[2:]
-files = ("lib/libnvrtc.so.13", "lib/libnvrtc-builtins.so.13.0", "bin/ptxas")
+out, files, wheels = sys.argv[1], sys.argv[2].split(","), sys.argv[3:]
 for wheel in wheels:
     with zipfile.ZipFile(wheel) as z:
         for name in z.namelist():
@@ -67,7 +66,7 @@ fn ensure_tools() -> Result<PathBuf> {
         let cache = cargo::root().join("target/cuda-cache");
         let wheels = libtorch::download(&cache, &WHEELS)?;
         let mut unzip = libtorch::python();
-        unzip.args(["-c", UNZIP]).arg(&folder).args(wheels);
+        unzip.args(["-c", UNZIP]).arg(&folder).arg(FILES.join(",")).args(wheels);
         libtorch::run(&mut unzip, "python3", "a damaged wheel is fetched anew after target/cuda-cache is removed")?;
         fs::remove_dir_all(&cache).with_context(|| format!("cannot remove {}", cache.display()))?;
         ensure!(there(), "the wheels lack one of {}", FILES.join(", "));

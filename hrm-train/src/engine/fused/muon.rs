@@ -18,10 +18,10 @@ pub fn orthogonalize(isa: Isa, matrix: &mut [f32], rows: usize, columns: usize) 
     let (m, n) = if wide { (rows, columns) } else { (columns, rows) };
     let (mp, np) = (m.next_multiple_of(LANES), n.next_multiple_of(LANES));
     let inverse = (1.0 / (norm + TINY)) as f32;
+    let place = |i: usize| if wide { i / columns * np + i % columns } else { i % columns * np + i / columns };
     let mut x = vec![0.0; m * np];
     for (i, v) in matrix.iter().enumerate() {
-        let (row, column) = if wide { (i / columns, i % columns) } else { (i % columns, i / columns) };
-        x[row * np + column] = v * inverse;
+        x[place(i)] = v * inverse;
     }
     let (mut transposed, mut a, mut b, mut next) = (vec![0.0; n * mp], vec![0.0; m * mp], vec![0.0; m * mp], vec![0.0; m * np]);
     for _ in 0..STEPS {
@@ -43,8 +43,7 @@ pub fn orthogonalize(isa: Isa, matrix: &mut [f32], rows: usize, columns: usize) 
     }
     let scale = RMS * (n as f32).sqrt();
     for (i, v) in matrix.iter_mut().enumerate() {
-        let (row, column) = if wide { (i / columns, i % columns) } else { (i % columns, i / columns) };
-        *v = scale * x[row * np + column];
+        *v = scale * x[place(i)];
     }
 }
 
