@@ -26,7 +26,36 @@ SECTIONS {
 }
 ";
 
+/// CMSIS-NN's matrix product as its documentation says to build it, for the processor of the machine.
+#[cfg(feature = "cmsis-nn")]
+fn cmsis_nn() {
+    const PROCESSORS: [(&str, &[&str]); 5] = [
+        ("AN385", &["-mcpu=cortex-m3", "-mfloat-abi=soft"]),
+        ("AN386", &["-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"]),
+        ("AN500", &["-mcpu=cortex-m7", "-mfpu=fpv5-sp-d16", "-mfloat-abi=hard"]),
+        ("AN505", &["-mcpu=cortex-m33", "-mfpu=fpv5-sp-d16", "-mfloat-abi=hard"]),
+        ("AN547", &["-mcpu=cortex-m55", "-mfloat-abi=hard"]),
+    ];
+    println!("cargo::rerun-if-env-changed=CMSIS_NN_DIR");
+    let checkout = PathBuf::from(env::var_os("CMSIS_NN_DIR").expect("CMSIS_NN_DIR names a checkout of CMSIS-NN"));
+    let source = checkout.join("Source/NNSupportFunctions/arm_nn_mat_mult_nt_t_s8.c");
+    assert!(source.is_file(), "CMSIS_NN_DIR: found no {}", source.display());
+    let (_, flags) = PROCESSORS
+        .iter()
+        .find(|(name, _)| env::var_os(format!("CARGO_FEATURE_{name}")).is_some())
+        .expect("a feature names the machine: an385, an386, an500, an505 or an547");
+    let mut build = cc::Build::new();
+    build.compiler("arm-none-eabi-gcc").no_default_flags(true).warnings(false);
+    build.flag("-mthumb").flag("-Ofast").flag("-ffunction-sections");
+    for flag in *flags {
+        build.flag(flag);
+    }
+    build.include(checkout.join("Include")).file(source).compile("cmsis-nn");
+}
+
 fn main() {
+    #[cfg(feature = "cmsis-nn")]
+    cmsis_nn();
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     println!("cargo::rustc-link-search={}", out.display());
     println!("cargo::rerun-if-changed=build.rs");

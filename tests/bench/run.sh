@@ -1,6 +1,6 @@
 #!/bin/sh
 # Our kernels and network beside ONNX Runtime, tract and candle on this machine, as Markdown. What it needs goes below target/peers.
-# Usage: tests/bench/run.sh [MODEL [MILLISECONDS]]
+# Usage: [CMSIS_NN_DIR=CHECKOUT] tests/bench/run.sh [MODEL [MILLISECONDS]]
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -22,3 +22,9 @@ cargo build --quiet --release --locked --target-dir "$target"
 rustc --version
 cargo tree --quiet --locked --depth 1 --prefix none | grep -E '^(ort|tract-linalg|tract-onnx|candle-core) '
 RAYON_NUM_THREADS=1 "$target/release/hrm-peers" "$library" "$model" "$target/segment.onnx" "${2:-400}"
+# In instructions, on the emulated cores.
+if [ -n "${CMSIS_NN_DIR:-}" ]; then
+    cd "$root"
+    unset RUSTFLAGS
+    cargo xtask qemu bench
+fi

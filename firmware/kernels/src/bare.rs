@@ -24,12 +24,20 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 struct Memory {
     check: check::Buffers,
     parts: bench::Buffers,
+    #[cfg(all(feature = "cmsis-nn", target_arch = "arm"))]
+    cmsis: crate::cmsis::Buffers,
     packed: [i32; 64 * 1024],
     arena: [u64; 80 * 1024],
 }
 
-static mut MEMORY: Memory =
-    Memory { check: check::Buffers::EMPTY, parts: bench::Buffers::EMPTY, packed: [0; 64 * 1024], arena: [0; 80 * 1024] };
+static mut MEMORY: Memory = Memory {
+    check: check::Buffers::EMPTY,
+    parts: bench::Buffers::EMPTY,
+    #[cfg(all(feature = "cmsis-nn", target_arch = "arm"))]
+    cmsis: crate::cmsis::Buffers::EMPTY,
+    packed: [0; 64 * 1024],
+    arena: [0; 80 * 1024],
+};
 
 pub fn main() -> ! {
     crate::machine::start();
@@ -60,6 +68,16 @@ pub fn main() -> ! {
         bench::parts(&view.block(0, 0), kernel, packed, &mut memory.parts, &mut now, &mut |c| {
             println!("part {}{} {} {} {}", kernel.name(), form, c.instructions, c.work, c.what);
         });
+    }
+    #[cfg(all(feature = "cmsis-nn", target_arch = "arm"))]
+    {
+        let right = crate::cmsis::parts(&mut memory.cmsis, &mut now, &mut |c| {
+            println!("part cmsis-nn {} {} {}", c.instructions, c.work, c.what);
+        });
+        if !right {
+            println!("error CMSIS-NN's product is not the quotient");
+            process::exit(103);
+        }
     }
     for kernel in Kernel::available() {
         for (name, plan) in [("roomy", Plan::ROOMY), ("device", Plan::DEVICE)] {

@@ -4,6 +4,8 @@
 
 #[cfg(any(target_arch = "arm", target_arch = "riscv32"))]
 mod bare;
+#[cfg(all(feature = "cmsis-nn", target_arch = "arm"))]
+mod cmsis;
 #[cfg(target_arch = "aarch64")]
 mod linux;
 #[cfg(any(target_arch = "arm", target_arch = "riscv32"))]

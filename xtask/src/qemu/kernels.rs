@@ -1,9 +1,10 @@
 //! `cargo xtask qemu bench`: the kernels of every emulated core against the scalar law, and their instructions per multiply-accumulate.
 //!
 //! The image is `firmware/kernels`. Instructions are exact and the same on every host, so the totals of a whole segment are committed beside
-//! it, and one that grows by more than 2 % is an error.
+//! it, and one that grows by more than 2 % is an error. `CMSIS_NN_DIR`, a checkout of CMSIS-NN, has its product counted beside ours.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -113,7 +114,8 @@ pub fn run(bless: bool, quiet: bool) -> Result<Done> {
     }
     let mut found = BTreeMap::new();
     for core in &CORES {
-        let Some(image) = build(core.target, core.flags, core.feature, "hrm-kernels-image")? else {
+        let cmsis = core.feature.filter(|_| env::var_os("CMSIS_NN_DIR").is_some()).map(|machine| format!("{machine},cmsis-nn"));
+        let Some(image) = build(core.target, core.flags, cmsis.as_deref().or(core.feature), "hrm-kernels-image")? else {
             return Ok(Done::Skipped(format!("no standard library for {}", core.target)));
         };
         let counts = read(&execute(core, &image)?).with_context(|| format!("what the image said on {}", core.name))?;
@@ -208,6 +210,6 @@ fn print(counts: &Counts) {
         println!("  {kernel:<10} segment, memory {plan:<7} {:>8.2} M instructions, {ratio:.3} a MAC", *instructions as f64 / 1e6);
     }
     for (kernel, what, instructions, work) in counts.parts.iter().filter(|p| p.0 != "reference") {
-        println!("  {kernel:<10} {what:<24} {:.3}", *instructions as f64 / *work as f64);
+        println!("  {kernel:<10} {what:<30} {:.3}", *instructions as f64 / *work as f64);
     }
 }
