@@ -1,13 +1,13 @@
 //! Says which instruction set a bare-metal build may use: stable compilers do not show `dsp`, `mve` and `v` to `cfg(target_feature)`.
 //!
-//! `hrm_isa` is `dsp` (Cortex-M4 and M7; M33 with `-C target-cpu`), `mve` (M55, M85, with `-C target-cpu`), `rv32im`, `rv32v`
+//! `hrm_isa` is `armv7m` (Cortex-M3), `dsp` (Cortex-M4 and M7; M33 with `-C target-cpu`), `mve` (M55, M85, with `-C target-cpu`), `rv32im`, `rv32v`
 //! (`-C target-feature=+v`).
 
 use std::env;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rustc-check-cfg=cfg(hrm_isa, values(\"dsp\", \"mve\", \"rv32im\", \"rv32v\"))");
+    println!("cargo::rustc-check-cfg=cfg(hrm_isa, values(\"armv7m\", \"dsp\", \"mve\", \"rv32im\", \"rv32v\"))");
     let target = env::var("TARGET").unwrap_or_default();
     let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
     if let Some(isa) = isa(&target, &flags) {
@@ -26,6 +26,9 @@ fn option<'f>(flags: &'f str, name: &str) -> Option<&'f str> {
 fn isa(target: &str, flags: &str) -> Option<&'static str> {
     let features = option(flags, "target-feature=").unwrap_or_default();
     let has = |feature: &str| features.split(',').any(|f| f == feature);
+    if target.starts_with("thumbv7m") {
+        return Some("armv7m");
+    }
     if target.starts_with("thumbv7em") && !has("-dsp") {
         return Some("dsp");
     }

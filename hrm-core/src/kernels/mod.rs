@@ -5,6 +5,8 @@
 
 #[cfg(hrm_isa = "dsp")]
 mod armv7em;
+#[cfg(hrm_isa = "armv7m")]
+mod armv7m;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -180,6 +182,8 @@ enum Isa {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
+    #[cfg(hrm_isa = "armv7m")]
+    Armv7m,
     #[cfg(hrm_isa = "dsp")]
     Armv7em,
     #[cfg(hrm_isa = "mve")]
@@ -226,6 +230,8 @@ macro_rules! dispatch {
             Isa::Avx2 => avx2::$function($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => avx512vnni::$function($($arg),*),
+            #[cfg(hrm_isa = "armv7m")]
+            Isa::Armv7m => armv7m::$function($($arg),*),
             #[cfg(hrm_isa = "dsp")]
             Isa::Armv7em => armv7em::$function($($arg),*),
             #[cfg(hrm_isa = "mve")]
@@ -253,6 +259,8 @@ impl Kernel {
             has!("avx2").then_some(Self(Isa::Avx2)),
             has!("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx512vnni").then_some(Self(Isa::Avx512Vnni)),
         ];
+        #[cfg(hrm_isa = "armv7m")]
+        let others = [Some(Self(Isa::Armv7m))];
         #[cfg(hrm_isa = "dsp")]
         let others = [Some(Self(Isa::Armv7em))];
         #[cfg(hrm_isa = "mve")]
@@ -269,6 +277,7 @@ impl Kernel {
             target_arch = "x86_64",
             target_arch = "aarch64",
             all(target_arch = "wasm32", target_feature = "simd128"),
+            hrm_isa = "armv7m",
             hrm_isa = "dsp",
             hrm_isa = "mve",
             hrm_isa = "rv32im",
@@ -290,6 +299,8 @@ impl Kernel {
         match Self::best().0 {
             #[cfg(hrm_isa = "dsp")]
             Isa::Armv7em => Self(Isa::Armv7em),
+            #[cfg(hrm_isa = "armv7m")]
+            Isa::Armv7m => Self(Isa::Armv7m),
             #[cfg(hrm_isa = "rv32im")]
             Isa::Rv32im => Self(Isa::Rv32im),
             _ => Self(Isa::Scalar),
@@ -312,6 +323,8 @@ impl Kernel {
             Isa::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => "avx512vnni",
+            #[cfg(hrm_isa = "armv7m")]
+            Isa::Armv7m => "armv7m",
             #[cfg(hrm_isa = "dsp")]
             Isa::Armv7em => "armv7em",
             #[cfg(hrm_isa = "mve")]
@@ -416,6 +429,8 @@ impl Kernel {
         let rows = same_rows((a.len(), w.k), (gate_up.len(), w.n))?;
         holds(out.len() == rows * (w.n / 2))?;
         match self.0 {
+            #[cfg(hrm_isa = "armv7m")]
+            Isa::Armv7m => armv7m::gated(a, w, q, bases, shift, gate_up, out),
             #[cfg(hrm_isa = "dsp")]
             Isa::Armv7em => armv7em::gated(a, w, q, bases, shift, gate_up, out),
             #[cfg(hrm_isa = "mve")]
