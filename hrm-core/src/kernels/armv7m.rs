@@ -65,13 +65,7 @@ unsafe extern "C" fn pair(sums: *mut i32, input: *const i8, k: usize, weights: &
     }
     macro_rules! column {
         () => {
-            concat!(
-                "ldrsb r12, [r1], #1\nldrsb lr, [r2], #1\n",
-                row!("r4", "r5"),
-                row!("r6", "r7"),
-                row!("r8", "r9"),
-                row!("r10", "r11")
-            )
+            concat!("ldrsb r12, [r1], #1\nldrsb lr, [r2], #1\n", row!("r4", "r5"), row!("r6", "r7"), row!("r8", "r9"), row!("r10", "r11"))
         };
     }
     naked_asm!(
