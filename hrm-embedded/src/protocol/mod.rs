@@ -3,12 +3,14 @@
 //! A message is a four byte [`Header`] and a payload in [postcard](https://postcard.jamesmunns.com); [`frame`] puts a CRC-32 behind it and
 //! COBS around it. Everything borrows from the frame, nothing allocates: the same code runs on both sides.
 
+mod fault;
 pub mod frame;
 mod message;
 
+pub use fault::{Fault, Unit};
 pub use message::{
-    Answer, Busy, Cancel, Cancelled, Declined, Event, Fault, Info, Ping, Puzzle, Reason, Report, Request, Segment, Select, SelfTest, Solve,
-    Stop, Task, Unit, Versions,
+    Answer, Busy, Cancel, Cancelled, Declined, Event, Info, Ping, Puzzle, Reason, Report, Request, Segment, Select, SelfTest, Solve, Stop,
+    Task, Versions,
 };
 
 /// Version of the protocol that this code speaks.
