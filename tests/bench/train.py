@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 GROUPS, SIDE = 9, 9
-# Of configs/sudoku-9x9.toml.
+# As in examples/train_bench.rs.
 LR, BETAS, DECAY, EMA, CLIP, Q_WEIGHT = 1e-3, (0.9, 0.95), 0.3, 0.999, 1.0, 0.1
 
 
