@@ -11,6 +11,8 @@ mod armv7m;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
+#[cfg(target_arch = "aarch64")]
+mod i8mm;
 #[cfg(hrm_isa = "mve")]
 mod mve;
 #[cfg(target_arch = "aarch64")]
@@ -194,6 +196,8 @@ enum Isa {
     Rv32v,
     #[cfg(target_arch = "aarch64")]
     Neon,
+    #[cfg(target_arch = "aarch64")]
+    I8mm,
     #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
     Simd128,
 }
@@ -210,14 +214,16 @@ macro_rules! has {
     }};
 }
 
-/// Whether this CPU has the dot product extension: asked at run time with `std`, else what the build was told.
+/// Whether this CPU has an extension: asked at run time with `std`, else what the build was told.
 #[cfg(target_arch = "aarch64")]
-fn has_dotprod() -> bool {
-    #[cfg(any(test, feature = "std"))]
-    let found = std::arch::is_aarch64_feature_detected!("dotprod");
-    #[cfg(not(any(test, feature = "std")))]
-    let found = cfg!(target_feature = "dotprod");
-    found
+macro_rules! extended {
+    ($feature:tt) => {{
+        #[cfg(any(test, feature = "std"))]
+        let found = std::arch::is_aarch64_feature_detected!($feature);
+        #[cfg(not(any(test, feature = "std")))]
+        let found = cfg!(target_feature = $feature);
+        found
+    }};
 }
 
 /// Calls the function of this name of the file of the kernel's ISA.
@@ -242,6 +248,8 @@ macro_rules! dispatch {
             Isa::Rv32v => rv32v::$function($($arg),*),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => neon::$function($($arg),*),
+            #[cfg(target_arch = "aarch64")]
+            Isa::I8mm => i8mm::$function($($arg),*),
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
             Isa::Simd128 => simd128::$function($($arg),*),
         }
@@ -270,7 +278,7 @@ impl Kernel {
         #[cfg(hrm_isa = "rv32v")]
         let others = [Some(Self(Isa::Rv32v))];
         #[cfg(target_arch = "aarch64")]
-        let others = [has_dotprod().then_some(Self(Isa::Neon))];
+        let others = [extended!("dotprod").then_some(Self(Isa::Neon)), extended!("i8mm").then_some(Self(Isa::I8mm))];
         #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
         let others = [Some(Self(Isa::Simd128))];
         #[cfg(not(any(
@@ -335,6 +343,8 @@ impl Kernel {
             Isa::Rv32v => "rv32v",
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Isa::I8mm => "i8mm",
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
             Isa::Simd128 => "simd128",
         }
@@ -441,6 +451,8 @@ impl Kernel {
             Isa::Rv32v => rv32v::gated(a, w, q, bases, shift, gate_up, out),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => neon::gated(a, w, q, bases, shift, gate_up, out),
+            #[cfg(target_arch = "aarch64")]
+            Isa::I8mm => i8mm::gated(a, w, q, bases, shift, gate_up, out),
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
             Isa::Simd128 => simd128::gated(a, w, q, bases, shift, gate_up, out),
             Isa::Scalar => scalar::gated(a, w, q, bases, shift, gate_up, out),
