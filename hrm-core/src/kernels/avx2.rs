@@ -6,32 +6,20 @@
 
 use core::arch::x86_64::*;
 
+use super::ymm::{self, Dot, LANES, Target};
 use super::{Bases, Columns, Requant, reference};
 use crate::parts::{Broken, Parts};
 
 pub use super::reference::{add, inject, scale_down};
 
-/// Channels of a block: 32-bit lanes of a register.
-const LANES: usize = 8;
-/// Rows of the largest register tile: with [`WIDE`] 12 accumulators, 2 weights, 1 activation and 1 product, all 16 registers.
-const TALL: usize = 6;
-/// Blocks of 8 channels of the largest register tile.
-const WIDE: usize = 2;
-/// Columns whose activations are widened at a time, an even number.
-const DEPTH: usize = 512;
-
 /// Words of the packed form of `n` x `k` weights.
 pub const fn packed_words(n: usize, k: usize) -> usize {
-    n.div_ceil(LANES) * block_words(k)
-}
-
-const fn block_words(k: usize) -> usize {
-    LANES * k.div_ceil(2)
+    ymm::packed_words::<Madd>(n, k)
 }
 
 /// Packs a block of columns into `out`.
 pub fn pack(w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
-    for (b, block) in out.chunks_exact_mut(block_words(w.k)).enumerate() {
+    for (b, block) in out.chunks_exact_mut(ymm::block_words::<Madd>(w.k)).enumerate() {
         block.fill(0);
         for lane in 0..LANES.min(w.n - b * LANES) {
             for (pair, bytes) in block[lane..].iter_mut().step_by(LANES).zip(w.row(b * LANES + lane)?.chunks(2)) {
@@ -48,200 +36,57 @@ fn pair_word(bytes: &[i8]) -> i32 {
     i32::from(bytes[0]) & 0xffff | i32::from(second) << 16
 }
 
-/// What becomes of the accumulators of a call.
-#[derive(Clone, Copy)]
-enum Target<'a> {
-    Wide(*mut i32),
-    Narrow(*mut i16, Requant<'a>, Bases<'a>),
+/// Pairs of 16 bits.
+struct Madd;
+
+impl Dot for Madd {
+    const COLUMNS: usize = 2;
+    const CORRECTED: bool = false;
+
+    #[inline(always)]
+    unsafe fn arrange(row: &[i8], out: &mut [i32]) {
+        // SAFETY: the caller's promise.
+        unsafe { widen(row, out) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(sum: __m256i, a: __m256i, w: __m256i) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_add_epi32(sum, _mm256_madd_epi16(a, w)) }
+    }
+
+    unsafe fn multiply(a: &[i8], w: &Columns<'_>, rows: usize, target: &Target<'_>) {
+        #[target_feature(enable = "avx2")]
+        unsafe fn compiled(a: &[i8], w: &Columns<'_>, rows: usize, target: &Target<'_>) {
+            // SAFETY: the caller's promise.
+            unsafe { ymm::multiply::<Madd>(a, w, rows, target) }
+        }
+        // SAFETY: the caller's promise.
+        unsafe { compiled(a, w, rows, target) }
+    }
+}
+
+/// Widens a row to pairs of 16 bits.
+#[target_feature(enable = "avx2")]
+fn widen(row: &[i8], out: &mut [i32]) {
+    let whole = row.len() / 16;
+    for (from, to) in row.chunks_exact(16).zip(out.chunks_exact_mut(8)) {
+        // SAFETY: 16 bytes in, 8 words out.
+        unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm256_cvtepi8_epi16(_mm_loadu_si128(from.as_ptr().cast()))) };
+    }
+    for (from, to) in row[16 * whole..].chunks(2).zip(&mut out[8 * whole..]) {
+        *to = pair_word(from);
+    }
 }
 
 /// `out[r][n] = sum_k a[r][k] * w[n][k]`.
 pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
-    if w.packed().len() < packed_words(w.n, w.k) || w.n == 0 || w.k == 0 {
-        return reference::accumulate(a, w, out);
-    }
-    let rows = (a.len() / w.k).min(out.len() / w.n);
-    // SAFETY: the CPU has AVX2 (`Kernel` is the proof); `out` has `rows * n` elements and the packed form is complete, just checked.
-    unsafe { multiply(a, w, rows, Target::Wide(out.as_mut_ptr())) }
-    Ok(())
+    ymm::accumulate::<Madd>(a, w, out)
 }
 
 /// `out[r][n] = requant(W a + bases + bias)`.
 pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) -> Result<(), Broken> {
-    let packed = w.packed().len() >= packed_words(w.n, w.k) && w.n > 0 && w.k > 0;
-    let none = Bases { table: &[], index: &[], groupings: 0 };
-    let b = bases.unwrap_or(&none);
-    let rows = if packed { (a.len() / w.k).min(out.len() / w.n) } else { 0 };
-    let inside = q.bias.len() >= w.n
-        && q.mult.len() >= w.n
-        && b.index.len() >= rows * b.groupings
-        && b.index[..rows * b.groupings].iter().max().is_none_or(|&g| (usize::from(g) + 1) * w.n <= b.table.len());
-    if !packed || !inside {
-        return reference::project(a, w, q, bases, out);
-    }
-    // SAFETY: as in `accumulate`; bias and multipliers have `n` elements, the index has an entry for each row and grouping and every
-    // entry names a row inside the table, all just checked.
-    unsafe { multiply(a, w, rows, Target::Narrow(out.as_mut_ptr(), *q, *b)) }
-    Ok(())
-}
-
-/// Goes over the output in row tiles, whose widened activations every panel of channels uses.
-///
-/// # Safety
-/// The CPU has AVX2; the packed form is complete, the target is as [`tile`] says.
-#[target_feature(enable = "avx2")]
-unsafe fn multiply(a: &[i8], w: &Columns<'_>, rows: usize, target: Target<'_>) {
-    let blocks = w.n.div_ceil(LANES);
-    let mut pairs = [0i32; TALL * DEPTH / 2];
-    let mut first = 0;
-    while first < rows {
-        let tall = match rows - first {
-            TALL.. => TALL,
-            3.. => 3,
-            _ => 1,
-        };
-        let deep = w.k > DEPTH;
-        if !deep {
-            widen(&a[first * w.k..(first + tall) * w.k], w.k, &mut pairs);
-        }
-        let mut block = 0;
-        while block < blocks {
-            let wide = (blocks - block).min(WIDE);
-            let at = (first, block);
-            // SAFETY: passed on; rows and blocks exist.
-            unsafe {
-                match (tall, wide) {
-                    (TALL, WIDE) => tile::<TALL, WIDE>(a, w, at, &mut pairs, target),
-                    (TALL, _) => tile::<TALL, 1>(a, w, at, &mut pairs, target),
-                    (3, WIDE) => tile::<3, WIDE>(a, w, at, &mut pairs, target),
-                    (3, _) => tile::<3, 1>(a, w, at, &mut pairs, target),
-                    (_, WIDE) => tile::<1, WIDE>(a, w, at, &mut pairs, target),
-                    (_, _) => tile::<1, 1>(a, w, at, &mut pairs, target),
-                }
-            }
-            block += wide;
-        }
-        first += tall;
-    }
-}
-
-/// Widens the rows of `a`, `width` long, to pairs of 16 bits at multiples of `DEPTH / 2` of `out`.
-#[target_feature(enable = "avx2")]
-fn widen(a: &[i8], width: usize, out: &mut [i32]) {
-    for (row, out) in a.chunks_exact(width).zip(out.chunks_exact_mut(DEPTH / 2)) {
-        let whole = row.len() / 16;
-        for (from, to) in row.chunks_exact(16).zip(out.chunks_exact_mut(8)) {
-            // SAFETY: 16 bytes in, 8 words out.
-            unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm256_cvtepi8_epi16(_mm_loadu_si128(from.as_ptr().cast()))) };
-        }
-        for (from, to) in row[16 * whole..].chunks(2).zip(&mut out[8 * whole..]) {
-            *to = pair_word(from);
-        }
-    }
-}
-
-/// The first lanes of a register of channels `at..` of `n`, as a mask of `vpmaskmovd`.
-#[target_feature(enable = "avx2")]
-fn lanes(n: usize, at: usize) -> __m256i {
-    let count = _mm256_set1_epi32((n - at).min(LANES) as i32);
-    _mm256_cmpgt_epi32(count, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
-}
-
-/// One register tile: `MR` rows from `row`, `NR` blocks of channels from `first`. `pairs` holds the widened rows if `k <= DEPTH`, else it
-/// is filled here piece by piece.
-///
-/// # Safety
-/// The CPU has AVX2; the rows exist in `a` and in the target, the blocks in the packed weights; bias, multipliers and the rows of the
-/// bases' table that the index names have `n` elements.
-#[target_feature(enable = "avx2")]
-unsafe fn tile<const MR: usize, const NR: usize>(
-    a: &[i8],
-    w: &Columns<'_>,
-    (row, first): (usize, usize),
-    pairs: &mut [i32; TALL * DEPTH / 2],
-    target: Target<'_>,
-) {
-    let (n, k) = (w.n, w.k);
-    let stride = block_words(k);
-    let mut acc = [[_mm256_setzero_si256(); NR]; MR];
-    let mut weights = w.packed()[first * stride..].as_ptr();
-    for piece in (0..k).step_by(DEPTH) {
-        let depth = (k - piece).min(DEPTH);
-        if k > DEPTH {
-            for i in 0..MR {
-                let from = (row + i) * k + piece;
-                widen(&a[from..from + depth], depth, &mut pairs[i * DEPTH / 2..]);
-            }
-        }
-        // A copy that only this loop knows stays in registers; `acc` itself, which the loops below index, would be stored at every step.
-        let mut sums = acc;
-        for p in 0..depth.div_ceil(2) {
-            // SAFETY: `stride` words of each block, of which the loop over pieces has used those before; `pairs` has `TALL` rows.
-            unsafe {
-                let mut b = [_mm256_setzero_si256(); NR];
-                for (j, b) in b.iter_mut().enumerate() {
-                    *b = _mm256_loadu_si256(weights.add(j * stride).cast());
-                }
-                for (i, row) in sums.iter_mut().enumerate() {
-                    let pair = _mm256_set1_epi32(*pairs.as_ptr().add(i * DEPTH / 2 + p));
-                    for (sum, b) in row.iter_mut().zip(b) {
-                        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pair, b));
-                    }
-                }
-                weights = weights.add(LANES);
-            }
-        }
-        acc = sums;
-    }
-    let at = |j: usize| (first + j) * LANES;
-    match target {
-        Target::Wide(out) => {
-            for (i, accs) in acc.iter().enumerate() {
-                for (j, &acc) in accs.iter().enumerate() {
-                    // SAFETY: row and channel exist in the output, the mask cuts the channels off that do not.
-                    unsafe { _mm256_maskstore_epi32(out.add((row + i) * n + at(j)), lanes(n, at(j)), acc) };
-                }
-            }
-        }
-        Target::Narrow(out, q, bases) => {
-            let shift = _mm_cvtsi32_si128(q.shift as i32);
-            for j in 0..NR {
-                let mask = lanes(n, at(j));
-                // SAFETY: bias and multipliers of existing channels only.
-                let (bias, even) = unsafe {
-                    (_mm256_maskload_epi32(q.bias.as_ptr().add(at(j)), mask), _mm256_maskload_epi32(q.mult.as_ptr().add(at(j)), mask))
-                };
-                let odd = _mm256_srli_epi64::<32>(even);
-                for (i, accs) in acc.iter().enumerate() {
-                    let mut x = _mm256_add_epi32(accs[j], bias);
-                    for g in 0..bases.groupings {
-                        // SAFETY: the index has an entry, and the entry a row in the table.
-                        unsafe {
-                            let group = usize::from(*bases.index.as_ptr().add((row + i) * bases.groupings + g));
-                            x = _mm256_add_epi32(x, _mm256_maskload_epi32(bases.table.as_ptr().add(group * n + at(j)), mask));
-                        }
-                    }
-                    let x = _mm256_sll_epi32(x, shift);
-                    let high = _mm256_mul_epi32(_mm256_srli_epi64::<32>(x), odd);
-                    let low = _mm256_srli_epi64::<32>(_mm256_mul_epi32(x, even));
-                    let y = _mm256_blend_epi32::<0b1010_1010>(low, high);
-                    let y = _mm_packs_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256::<1>(y));
-                    let mut values = [0i16; LANES];
-                    let count = (n - at(j)).min(LANES);
-                    // SAFETY: row and channel exist in the output; where a block is not full only existing channels are copied.
-                    unsafe {
-                        let to = out.add((row + i) * n + at(j));
-                        if count == LANES {
-                            _mm_storeu_si128(to.cast(), y);
-                        } else {
-                            _mm_storeu_si128(values.as_mut_ptr().cast(), y);
-                            core::ptr::copy_nonoverlapping(values.as_ptr(), to, count);
-                        }
-                    }
-                }
-            }
-        }
-    }
+    ymm::project::<Madd>(a, w, q, bases, out)
 }
 
 /// int8 views of a slice.

@@ -27,6 +27,10 @@ mod scalar;
 mod simd128;
 pub mod tables;
 mod tiled;
+#[cfg(target_arch = "x86_64")]
+mod vnni256;
+#[cfg(target_arch = "x86_64")]
+mod ymm;
 
 use crate::parts::{Broken, OrBroken, Parts, holds};
 
@@ -183,6 +187,10 @@ enum Isa {
     #[cfg(target_arch = "x86_64")]
     Avx2,
     #[cfg(target_arch = "x86_64")]
+    AvxVnni,
+    #[cfg(target_arch = "x86_64")]
+    Avx512VnniYmm,
+    #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
     #[cfg(hrm_isa = "armv7m")]
     Armv7m,
@@ -235,6 +243,10 @@ macro_rules! dispatch {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::$function($($arg),*),
             #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => vnni256::vex::$function($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512VnniYmm => vnni256::evex::$function($($arg),*),
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => avx512vnni::$function($($arg),*),
             #[cfg(hrm_isa = "armv7m")]
             Isa::Armv7m => armv7m::$function($($arg),*),
@@ -265,6 +277,8 @@ impl Kernel {
         #[cfg(target_arch = "x86_64")]
         let others = [
             has!("avx2").then_some(Self(Isa::Avx2)),
+            has!("avx2", "avx512vl", "avx512vnni").then_some(Self(Isa::Avx512VnniYmm)),
+            has!("avx2", "avxvnni").then_some(Self(Isa::AvxVnni)),
             has!("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx512vnni").then_some(Self(Isa::Avx512Vnni)),
         ];
         #[cfg(hrm_isa = "armv7m")]
@@ -330,6 +344,10 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => "avxvnni",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512VnniYmm => "avx512vnni-ymm",
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => "avx512vnni",
             #[cfg(hrm_isa = "armv7m")]
             Isa::Armv7m => "armv7m",
@@ -357,6 +375,10 @@ impl Kernel {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => Some(avx2::multiply_only(rounds)),
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => Some(vnni256::vex::multiply_only(rounds)),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512VnniYmm => Some(vnni256::evex::multiply_only(rounds)),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => Some(avx512vnni::multiply_only(rounds)),
             _ => {

@@ -1,0 +1,156 @@
+//! `vpdpbusd` on registers of 256 bits, bit-identical to [`super::reference`]: CPUs with AVX-VNNI and without AVX-512 (Alder Lake, N100), and those
+//! with AVX-512 VNNI where the wider registers are not wanted. The two forms of the instruction differ in their encoding alone.
+//!
+//! It multiplies unsigned by signed bytes, so activations are arranged as `a ^ 0x80 = a + 128`, and every channel starts at `-128 * sum(w)`. Packed
+//! weights of a block of 8 channels: `[K / 4][8][4]` int8, then 8 of those corrections. Everything but the products is `avx2`'s.
+#![allow(unsafe_code)]
+
+use core::arch::x86_64::*;
+
+use super::ymm::{self, Dot, LANES, Target};
+use super::{Bases, Columns, Requant};
+use crate::parts::Broken;
+
+/// Columns of a lane.
+const QUAD: usize = 4;
+
+/// Packs a block of columns into `out`.
+fn pack_quads<D: Dot>(w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
+    for (b, block) in out.chunks_exact_mut(ymm::block_words::<D>(w.k)).enumerate() {
+        block.fill(0);
+        let (quads, corrections) = block.split_at_mut(LANES * w.k.div_ceil(QUAD));
+        for lane in 0..LANES.min(w.n - b * LANES) {
+            let row = w.row(b * LANES + lane)?;
+            for (quad, bytes) in quads[lane..].iter_mut().step_by(LANES).zip(row.chunks(QUAD)) {
+                *quad = quad_word(bytes);
+            }
+            corrections[lane] = -128 * row.iter().map(|&w| i32::from(w)).sum::<i32>();
+        }
+    }
+    Ok(())
+}
+
+/// Up to four bytes as a word, the rest zeros.
+fn quad_word(bytes: &[i8]) -> i32 {
+    let mut word = [0; QUAD];
+    word.iter_mut().zip(bytes).for_each(|(w, &b)| *w = b as u8);
+    i32::from_le_bytes(word)
+}
+
+/// Copies a row as `a ^ 0x80`.
+#[target_feature(enable = "avx2")]
+fn flip(row: &[i8], out: &mut [i32]) {
+    const BOTH: usize = LANES * QUAD;
+    let whole = row.len() / BOTH;
+    for (from, to) in row.chunks_exact(BOTH).zip(out.chunks_exact_mut(LANES)) {
+        // SAFETY: 32 bytes in and out.
+        unsafe {
+            let flipped = _mm256_xor_si256(_mm256_loadu_si256(from.as_ptr().cast()), _mm256_set1_epi8(i8::MIN));
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), flipped);
+        }
+    }
+    for (from, to) in row[BOTH * whole..].chunks(QUAD).zip(&mut out[LANES * whole..]) {
+        *to = quad_word(from) ^ i32::from_ne_bytes([0x80; QUAD]);
+    }
+}
+
+/// The kernel of an encoding.
+macro_rules! encoding {
+    ($(#[$doc:meta])* $name:ident, $features:literal, $product:ident) => {
+        $(#[$doc])*
+        pub mod $name {
+            use super::*;
+
+            pub use crate::kernels::avx2::{add, add_norm, glu_rows, group_sums, inject, scale_down, view8_slice};
+
+            struct Dpbusd;
+
+            impl Dot for Dpbusd {
+                const COLUMNS: usize = QUAD;
+                const CORRECTED: bool = true;
+
+                #[inline(always)]
+                unsafe fn arrange(row: &[i8], out: &mut [i32]) {
+                    // SAFETY: the caller's promise.
+                    unsafe { flip(row, out) }
+                }
+
+                #[inline(always)]
+                unsafe fn add(sum: __m256i, a: __m256i, w: __m256i) -> __m256i {
+                    // SAFETY: the caller's promise.
+                    unsafe { $product(sum, a, w) }
+                }
+
+                unsafe fn multiply(a: &[i8], w: &Columns<'_>, rows: usize, target: &Target<'_>) {
+                    #[target_feature(enable = $features)]
+                    unsafe fn compiled(a: &[i8], w: &Columns<'_>, rows: usize, target: &Target<'_>) {
+                        // SAFETY: the caller's promise.
+                        unsafe { ymm::multiply::<Dpbusd>(a, w, rows, target) }
+                    }
+                    // SAFETY: the caller's promise.
+                    unsafe { compiled(a, w, rows, target) }
+                }
+            }
+
+            /// Words of the packed form of `n` x `k` weights.
+            pub const fn packed_words(n: usize, k: usize) -> usize {
+                ymm::packed_words::<Dpbusd>(n, k)
+            }
+
+            /// Packs a block of columns into `out`.
+            pub fn pack(w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
+                pack_quads::<Dpbusd>(w, out)
+            }
+
+            /// `out[r][n] = sum_k a[r][k] * w[n][k]`.
+            pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
+                ymm::accumulate::<Dpbusd>(a, w, out)
+            }
+
+            /// `out[r][n] = requant(W a + bases + bias)`.
+            pub fn project(
+                a: &[i8],
+                w: &Columns<'_>,
+                q: &Requant<'_>,
+                bases: Option<&Bases<'_>>,
+                out: &mut [i16],
+            ) -> Result<(), Broken> {
+                ymm::project::<Dpbusd>(a, w, q, bases, out)
+            }
+
+            /// Multiply-accumulates in registers alone, to learn the peak: `rounds` of 12 independent `vpdpbusd`. Returns the MACs and something
+            /// that depends on all of them.
+            pub fn multiply_only(rounds: usize) -> (u64, i32) {
+                #[target_feature(enable = $features)]
+                fn compiled(rounds: usize) -> (u64, i32) {
+                    let mut acc = [_mm256_setzero_si256(); 12];
+                    for (i, acc) in acc.iter_mut().enumerate() {
+                        *acc = _mm256_set1_epi32(core::hint::black_box(i as i32));
+                    }
+                    let a = _mm256_set1_epi32(core::hint::black_box(0x0102_0304));
+                    for _ in 0..rounds {
+                        for acc in &mut acc {
+                            *acc = $product(*acc, a, a);
+                        }
+                    }
+                    let mut lanes = [0i32; LANES];
+                    let sum = acc.into_iter().fold(_mm256_setzero_si256(), |sum, x| _mm256_add_epi32(sum, x));
+                    // SAFETY: eight words.
+                    unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), sum) };
+                    (rounds as u64 * 12 * 32, lanes.iter().fold(0, |s: i32, &x| s.wrapping_add(x)))
+                }
+                // SAFETY: the CPU has the instruction set (`Kernel` is the proof).
+                unsafe { compiled(rounds) }
+            }
+        }
+    };
+}
+
+encoding! {
+    /// AVX-VNNI.
+    vex, "avx2,avxvnni", _mm256_dpbusd_avx_epi32
+}
+encoding! {
+    /// AVX-512 VNNI with AVX-512 VL.
+    evex, "avx2,avx512vl,avx512vnni", _mm256_dpbusd_epi32
+}
