@@ -222,6 +222,17 @@ pub(super) fn hidden<T: Tile + ?Sized>(
 #[inline(always)]
 pub(super) fn begin<T: Tile + ?Sized>(sums: &mut [i32], row: usize, bias: &[i32], bases: &Starts<'_>) -> Result<(), Broken> {
     holds(bias.len().div_ceil(T::CHANNELS) * T::ROWS * T::CHANNELS <= sums.len())?;
+    if let ((bias, []), Some([a, b, c, d])) = (bias.as_chunks::<4>(), bases.four().map(|b| b.map(|b| b.as_chunks::<4>().0))) {
+        // All in one go: sums in memory cost more than additions.
+        let mut starts = bias.iter().zip(a.iter().zip(b)).zip(c.iter().zip(d));
+        for sums in sums.chunks_exact_mut(T::ROWS * T::CHANNELS).take(bias.len().div_ceil(T::CHANNELS / 4)) {
+            let own = sums.part_mut(row * T::CHANNELS..(row + 1) * T::CHANNELS)?.as_chunks_mut::<4>().0;
+            for (sums, ((bias, (a, b)), (c, d))) in own.iter_mut().zip(&mut starts) {
+                *sums = core::array::from_fn(|i| bias[i] + a[i] + b[i] + c[i] + d[i]);
+            }
+        }
+        return Ok(());
+    }
     for (i, start) in core::iter::once(Ok(bias)).chain(bases.rows()).enumerate() {
         for (sums, start) in sums.chunks_exact_mut(T::ROWS * T::CHANNELS).zip(start?.chunks(T::CHANNELS)) {
             let (sums, _) = sums.part_mut(row * T::CHANNELS..(row + 1) * T::CHANNELS)?.as_chunks_mut::<4>();
