@@ -8,6 +8,8 @@ pub use riscv32::{instructions, start};
 /// Cortex-M on Arm's MPS2 and MPS3 boards: `SysTick` counts at the core's clock, and with `-icount shift=0` an instruction takes 1 ns.
 #[cfg(target_arch = "arm")]
 mod arm {
+    use core::sync::atomic::{AtomicU32, Ordering};
+
     use cortex_m::Peripherals;
     use cortex_m::peripheral::SYST;
     use cortex_m::peripheral::syst::SystClkSource;
@@ -21,29 +23,42 @@ mod arm {
         4000
     };
 
+    /// Ticks until the counter, which counts down, begins anew.
+    const ROUND: u32 = 1 << 24;
+
+    /// Rounds of the counter: some 10^9 instructions are more than one.
+    static ROUNDS: AtomicU32 = AtomicU32::new(0);
+
     #[cortex_m_rt::entry]
     fn main() -> ! {
         crate::bare::main()
+    }
+
+    #[cortex_m_rt::exception]
+    fn SysTick() {
+        ROUNDS.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Starts the counter.
     pub fn start() {
         if let Some(mut p) = Peripherals::take() {
             p.SYST.set_clock_source(SystClkSource::Core);
-            p.SYST.set_reload(0xff_ffff);
+            p.SYST.set_reload(ROUND - 1);
             p.SYST.clear_current();
+            p.SYST.enable_interrupt();
             p.SYST.enable_counter();
         }
     }
 
-    /// Instructions since the first call, if it is called again before 2^24 ticks have passed.
+    /// Instructions so far.
     pub fn instructions() -> impl FnMut() -> u64 {
-        let (mut last, mut ticks) = (SYST::get_current(), 0u64);
-        move || {
-            let current = SYST::get_current();
-            ticks += u64::from(last.wrapping_sub(current) & 0xff_ffff);
-            last = current;
-            ticks * TICK / 100
+        || loop {
+            let (rounds, current) = (ROUNDS.load(Ordering::Relaxed), SYST::get_current());
+            if rounds == ROUNDS.load(Ordering::Relaxed) {
+                // At 0 the round is over, and has been counted.
+                let ticks = if current == 0 { 0 } else { ROUND - current };
+                return (u64::from(rounds) * u64::from(ROUND) + u64::from(ticks)) * TICK / 100;
+            }
         }
     }
 }
