@@ -137,7 +137,7 @@ impl<'a, 'm> Run<'a, 'm> {
         self.scratch.tile_wide = &mut [];
     }
 
-    /// MACs of one segment in this run's memory: what [`ModelView::segment_macs`] says for the cached schedule, and in the lean one
+    /// MACs of one segment in this run's memory: what [`crate::ModelView::segment_macs`] says for the cached schedule, and in the lean one
     /// those of the products that are computed again, too.
     #[must_use]
     pub fn segment_macs(&self) -> u64 {
