@@ -24,9 +24,9 @@ const DECAY: f64 = 0.1;
 /// Bound on logits, Q and states after an evaluation segment.
 const EVALUATION: f64 = 1e-4;
 /// Orders of summation differ in every product, the weights of [`Vectors::rounded`] once.
-const AMPLIFIED: f64 = 20.0;
+const AMPLIFIED: f64 = 4.0;
 /// Draws of weights changed in their last place.
-const DRAWS: u64 = 3;
+const DRAWS: u64 = 6;
 
 /// Bound on gradients of the first training segment.
 const GRADIENT: f64 = 1e-4;
@@ -34,7 +34,7 @@ const GRADIENT: f64 = 1e-4;
 const LOSSES: [f64; 3] = [1e-5, 2e-5, 5e-5];
 /// Bound on the root mean square error of what three steps changed, over the root mean square of the change. Elements whose gradient is
 /// lost in rounding still move by up to the learning rate, which is why this is no bound on the largest error.
-const STEPS: f64 = 2e-2;
+const STEPS: f64 = 5e-4;
 
 /// One folder of vectors.
 struct Vectors {
@@ -354,9 +354,12 @@ fn training() -> Result<()> {
     on_all("three training segments", check_training)
 }
 
+/// Changes of training so small that they drown where a model amplifies rounding, as `trm_mlp` does.
+const SMALL: [&str; 3] = ["weight decay", "decay of the second moment", "rate of the puzzle embedding"];
+
 /// The checks above would notice a wrong model: each change of the loss, the extent of the gradient, the optimizer or the positions fails
-/// the check that is there for it, on some vectors at least. Only on the vectors of the repository: in others a change may rightly have no effect (one cycle has one
-/// extent of the gradient).
+/// the check that is there for it, [`SMALL`] ones on some vectors at least. Only on the vectors of the repository: in others a change may
+/// rightly have no effect (one cycle has one extent of the gradient).
 #[test]
 fn changes_are_noticed() -> Result<()> {
     type Change = (&'static str, Check, fn(&mut Settings));
@@ -390,8 +393,7 @@ fn changes_are_noticed() -> Result<()> {
                     noticed.insert(what);
                     println!("{}: a changed {what} fails: {error:#}", v.name);
                 }
-                // In training `trm_mlp` amplifies rounding so much that small changes drown in it.
-                Ok(_) => println!("{}: a changed {what} passes", v.name),
+                Ok(_) => ensure!(SMALL.contains(&what), "{}: a changed {what} passes", v.name),
             }
         }
     }
