@@ -274,28 +274,13 @@ fn group_sums_simd(a: &[i8], channels: usize, index: &[u16], groupings: usize, s
     Ok(())
 }
 
-/// Multiply-accumulates in registers alone, to learn the peak: `rounds` of 12 independent `vpmaddwd` with the addition that each needs.
-/// Returns the MACs and something that depends on all of them.
+/// As [`ymm::multiply_only`].
 pub fn multiply_only(rounds: usize) -> (u64, i32) {
+    #[target_feature(enable = "avx2")]
+    unsafe fn compiled(rounds: usize) -> (u64, i32) {
+        // SAFETY: the caller's promise.
+        unsafe { ymm::multiply_only::<Madd>(rounds) }
+    }
     // SAFETY: the CPU has AVX2 (`Kernel` is the proof).
-    unsafe { multiply_only_simd(rounds) }
-}
-
-#[target_feature(enable = "avx2")]
-fn multiply_only_simd(rounds: usize) -> (u64, i32) {
-    let mut acc = [_mm256_setzero_si256(); 12];
-    for (i, acc) in acc.iter_mut().enumerate() {
-        *acc = _mm256_set1_epi32(core::hint::black_box(i as i32));
-    }
-    let a = _mm256_set1_epi32(core::hint::black_box(0x0001_0002));
-    for _ in 0..rounds {
-        for acc in &mut acc {
-            *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(a, *acc));
-        }
-    }
-    let mut lanes = [0i32; 8];
-    let sum = acc.into_iter().fold(_mm256_setzero_si256(), |sum, x| _mm256_add_epi32(sum, x));
-    // SAFETY: eight words.
-    unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), sum) };
-    (rounds as u64 * 12 * 16, lanes.iter().fold(0, |s: i32, &x| s.wrapping_add(x)))
+    unsafe { compiled(rounds) }
 }

@@ -9,43 +9,24 @@ use core::arch::asm;
 
 use super::Columns;
 use super::tiled::{self, MOST_COLUMNS, Tile};
+use super::words;
 use crate::parts::{Broken, Parts};
 
 pub use super::reference::{add, add_norm, glu_rows, group_sums, inject, scale_down, view8_slice};
 
 const ROWS: usize = 4;
 const CHANNELS: usize = 8;
-/// Columns of an instruction.
-const OCTET: usize = 8;
-/// Words of as many bytes.
-const WORDS: usize = OCTET / 4;
+/// Words of the eight columns of an instruction.
+const WORDS: usize = 2;
 
 /// Words of the packed form of `n` x `k` weights.
 pub const fn packed_words(n: usize, k: usize) -> usize {
-    n.div_ceil(CHANNELS) * CHANNELS * k.div_ceil(OCTET) * WORDS
+    words::packed_words::<CHANNELS, WORDS>(n, k)
 }
 
 /// Packs a block of columns into `out`.
 pub fn pack(w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
-    for (p, panel) in out.rows_mut(CHANNELS * w.k.div_ceil(OCTET) * WORDS)?.enumerate() {
-        panel.fill(0);
-        for channel in 0..CHANNELS.min(w.n.saturating_sub(p * CHANNELS)) {
-            let row = w.row(p * CHANNELS + channel)?;
-            for (places, octet) in panel.as_chunks_mut::<{ CHANNELS * WORDS }>().0.iter_mut().zip(row.chunks(OCTET)) {
-                places.as_chunks_mut::<WORDS>().0[channel] = words_of(octet);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Up to eight bytes as two words, the rest zeros.
-#[inline(always)]
-fn words_of(bytes: &[i8]) -> [i32; WORDS] {
-    let mut octet = [0; OCTET];
-    octet.iter_mut().zip(bytes).for_each(|(o, &b)| *o = b as u8);
-    let both = i64::from_le_bytes(octet);
-    [both as i32, (both >> 32) as i32]
+    words::pack::<CHANNELS, WORDS>(w, out)
 }
 
 /// `[K / 8][4 rows]` octets of activations.
@@ -64,24 +45,17 @@ impl Tile for Smmla {
 
     #[inline(always)]
     fn arrange(rows: &[i8], k: usize, out: &mut [i32]) -> Result<(), Broken> {
-        let places = out.part_mut(..ROWS * k.div_ceil(OCTET) * WORDS)?.as_chunks_mut::<{ ROWS * WORDS }>().0;
-        for (r, row) in rows.rows(k)?.enumerate() {
-            for (to, octet) in places.iter_mut().zip(row.chunks(OCTET)) {
-                to.as_chunks_mut::<WORDS>().0[r % ROWS] = words_of(octet);
-            }
-        }
-        Ok(())
+        words::arrange::<ROWS, WORDS>(rows, k, out)
     }
 
     #[inline(always)]
     fn dot(input: &[i32], w: &Columns<'_>, _rows: usize, first: usize, panels: usize, sums: &mut [i32]) -> Result<(), Broken> {
-        let octets = w.k.div_ceil(OCTET);
-        let (input, sums) = (input.part(..ROWS * octets * WORDS)?, sums.part_mut(..panels * ROWS * CHANNELS)?);
-        let stride = octets * WORDS;
+        let stride = words::row_words::<WORDS>(w.k);
+        let (input, sums) = (input.part(..ROWS * stride)?, sums.part_mut(..panels * ROWS * CHANNELS)?);
         let weights = w.packed().part(first * stride..(first + panels * CHANNELS) * stride)?.rows(CHANNELS * stride)?;
         for (weights, sums) in weights.zip(sums.as_chunks_mut::<{ ROWS * CHANNELS }>().0) {
-            // SAFETY: the CPU has the extension (`Kernel` is the proof). The loop reads `octets` times eight words of the input and sixteen of
-            // the weights, and reads and writes the 32 sums; `octets` is not 0, as the block is ready.
+            // SAFETY: the CPU has the extension (`Kernel` is the proof). The loop reads `stride / WORDS` times eight words of the input and sixteen of
+            // the weights, and reads and writes the 32 sums; `stride` is not 0, as the block is ready.
             unsafe {
                 asm!(
                     ".arch_extension i8mm",
@@ -124,7 +98,7 @@ impl Tile for Smmla {
                     sums = inout(reg) sums.as_mut_ptr() => _,
                     input = inout(reg) input.as_ptr() => _,
                     weights = inout(reg) weights.as_ptr() => _,
-                    octets = inout(reg) octets => _,
+                    octets = inout(reg) stride / WORDS => _,
                     out("v0") _, out("v1") _, out("v2") _, out("v3") _, out("v4") _, out("v5") _, out("v6") _, out("v7") _,
                     out("v16") _, out("v17") _, out("v20") _, out("v21") _, out("v22") _, out("v23") _, out("v24") _, out("v25") _,
                     out("v26") _, out("v27") _,

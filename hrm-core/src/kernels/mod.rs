@@ -11,6 +11,8 @@ mod armv7m;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
+#[cfg(target_arch = "x86_64")]
+mod front;
 #[cfg(target_arch = "aarch64")]
 mod i8mm;
 #[cfg(hrm_isa = "mve")]
@@ -25,10 +27,13 @@ mod rv32v;
 mod scalar;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod simd128;
+mod square;
 pub mod tables;
 mod tiled;
 #[cfg(target_arch = "x86_64")]
 mod vnni256;
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+mod words;
 #[cfg(target_arch = "x86_64")]
 mod ymm;
 
@@ -210,26 +215,19 @@ enum Isa {
     Simd128,
 }
 
+#[cfg(all(target_arch = "aarch64", any(test, feature = "std")))]
+use std::arch::is_aarch64_feature_detected as detected;
+#[cfg(all(target_arch = "x86_64", any(test, feature = "std")))]
+use std::arch::is_x86_feature_detected as detected;
+
 /// Whether this CPU has the features: asked at run time with `std`, else what the build was told.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
 macro_rules! has {
     ($($feature:tt),+) => {{
         #[cfg(any(test, feature = "std"))]
-        let found = $(std::arch::is_x86_feature_detected!($feature))&&+;
+        let found = $(detected!($feature))&&+;
         #[cfg(not(any(test, feature = "std")))]
         let found = $(cfg!(target_feature = $feature))&&+;
-        found
-    }};
-}
-
-/// Whether this CPU has an extension: asked at run time with `std`, else what the build was told.
-#[cfg(target_arch = "aarch64")]
-macro_rules! extended {
-    ($feature:tt) => {{
-        #[cfg(any(test, feature = "std"))]
-        let found = std::arch::is_aarch64_feature_detected!($feature);
-        #[cfg(not(any(test, feature = "std")))]
-        let found = cfg!(target_feature = $feature);
         found
     }};
 }
@@ -292,7 +290,7 @@ impl Kernel {
         #[cfg(hrm_isa = "rv32v")]
         let others = [Some(Self(Isa::Rv32v))];
         #[cfg(target_arch = "aarch64")]
-        let others = [extended!("dotprod").then_some(Self(Isa::Neon)), extended!("i8mm").then_some(Self(Isa::I8mm))];
+        let others = [has!("dotprod").then_some(Self(Isa::Neon)), has!("i8mm").then_some(Self(Isa::I8mm))];
         #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
         let others = [Some(Self(Isa::Simd128))];
         #[cfg(not(any(

@@ -9,40 +9,24 @@ use core::arch::asm;
 
 use super::Columns;
 use super::tiled::{self, MOST_COLUMNS, Tile};
+use super::words;
 use crate::parts::{Broken, Parts};
 
 pub use super::reference::{add, add_norm, glu_rows, group_sums, inject, scale_down, view8_slice};
 
 const ROWS: usize = 4;
 const CHANNELS: usize = 8;
-/// Columns that one lane takes at a time.
-const QUAD: usize = 4;
+/// Words of the four columns that one lane takes at a time.
+const WORDS: usize = 1;
 
 /// Words of the packed form of `n` x `k` weights.
 pub const fn packed_words(n: usize, k: usize) -> usize {
-    n.div_ceil(CHANNELS) * CHANNELS * k.div_ceil(QUAD)
+    words::packed_words::<CHANNELS, WORDS>(n, k)
 }
 
 /// Packs a block of columns into `out`.
 pub fn pack(w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
-    for (p, panel) in out.rows_mut(CHANNELS * w.k.div_ceil(QUAD))?.enumerate() {
-        panel.fill(0);
-        for channel in 0..CHANNELS.min(w.n.saturating_sub(p * CHANNELS)) {
-            let row = w.row(p * CHANNELS + channel)?;
-            for (words, quad) in panel.as_chunks_mut::<CHANNELS>().0.iter_mut().zip(row.chunks(QUAD)) {
-                words[channel] = word_of(quad);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Up to four bytes as a word, the rest zeros.
-#[inline(always)]
-fn word_of(bytes: &[i8]) -> i32 {
-    let mut word = [0; QUAD];
-    word.iter_mut().zip(bytes).for_each(|(w, &b)| *w = b as u8);
-    i32::from_le_bytes(word)
+    words::pack::<CHANNELS, WORDS>(w, out)
 }
 
 /// `[K / 4][4 rows]` words of four activations.
@@ -52,8 +36,8 @@ impl Tile for Sdot {
     const ROWS: usize = ROWS;
     const CHANNELS: usize = CHANNELS;
     type Input = i32;
-    type Buffer = [i32; ROWS * MOST_COLUMNS / QUAD];
-    const BUFFER: Self::Buffer = [0; ROWS * MOST_COLUMNS / QUAD];
+    type Buffer = [i32; ROWS * MOST_COLUMNS / 4];
+    const BUFFER: Self::Buffer = [0; ROWS * MOST_COLUMNS / 4];
 
     fn ready(w: &Columns<'_>) -> bool {
         w.k > 0 && w.packed().len() >= packed_words(w.n, w.k)
@@ -61,18 +45,12 @@ impl Tile for Sdot {
 
     #[inline(always)]
     fn arrange(rows: &[i8], k: usize, out: &mut [i32]) -> Result<(), Broken> {
-        let places = out.part_mut(..ROWS * k.div_ceil(QUAD))?.as_chunks_mut::<ROWS>().0;
-        for (r, row) in rows.rows(k)?.enumerate() {
-            for (to, quad) in places.iter_mut().zip(row.chunks(QUAD)) {
-                to[r % ROWS] = word_of(quad);
-            }
-        }
-        Ok(())
+        words::arrange::<ROWS, WORDS>(rows, k, out)
     }
 
     #[inline(always)]
     fn dot(input: &[i32], w: &Columns<'_>, _rows: usize, first: usize, panels: usize, sums: &mut [i32]) -> Result<(), Broken> {
-        let quads = w.k.div_ceil(QUAD);
+        let quads = words::row_words::<WORDS>(w.k);
         let (input, sums) = (input.part(..ROWS * quads)?, sums.part_mut(..panels * ROWS * CHANNELS)?);
         let weights = w.packed().part(first * quads..(first + panels * CHANNELS) * quads)?.rows(CHANNELS * quads)?;
         for (weights, sums) in weights.zip(sums.as_chunks_mut::<{ ROWS * CHANNELS }>().0) {

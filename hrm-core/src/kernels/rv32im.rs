@@ -6,44 +6,18 @@
 
 use core::arch::naked_asm;
 
-use super::Columns;
-use super::tiled::{self, MOST_COLUMNS, Tile};
-use crate::parts::{Broken, Parts};
+use super::square::{SIDE, Square};
+use super::tiled;
 
 pub use super::reference::{add, add_norm, glu_rows, group_sums, inject, pack, packed_words, scale_down, view8_slice};
 
-const SIDE: usize = 4;
-
-/// `[K][4 rows]` activations.
 struct Multiplier;
 
-impl Tile for Multiplier {
-    const ROWS: usize = SIDE;
-    const CHANNELS: usize = SIDE;
-    type Input = i8;
-    type Buffer = [i8; SIDE * MOST_COLUMNS];
-    const BUFFER: Self::Buffer = [0; SIDE * MOST_COLUMNS];
-
-    fn ready(w: &Columns<'_>) -> bool {
-        w.k > 0 && w.n > 0
-    }
-
+impl Square for Multiplier {
     #[inline(always)]
-    fn arrange(rows: &[i8], k: usize, out: &mut [i8]) -> Result<(), Broken> {
-        tiled::interleave::<SIDE>(rows, k, out)
-    }
-
-    #[inline(always)]
-    fn dot(input: &[i8], w: &Columns<'_>, _rows: usize, first: usize, panels: usize, sums: &mut [i32]) -> Result<(), Broken> {
-        let (input, sums) = (input.part(..SIDE * w.k)?, sums.part_mut(..panels * SIDE * SIDE)?);
-        for (p, sums) in sums.as_chunks_mut::<{ SIDE * SIDE }>().0.iter_mut().enumerate() {
-            // Channels behind the last are the last again: their sums are not looked at.
-            let row = |c: usize| w.row((first + p * SIDE + c).min(w.n - 1)).map(<[i8]>::as_ptr);
-            let weights = [row(0)?, row(1)?, row(2)?, row(3)?];
-            // SAFETY: `k` rows of four activations, `k` weights of each channel; `k` is not 0.
-            unsafe { panel(sums, input.as_ptr(), w.k, &weights) }
-        }
-        Ok(())
+    unsafe fn panel(sums: &mut [i32; SIDE * SIDE], input: &[i8], weights: [&[i8]; SIDE]) {
+        // SAFETY: the caller's promise.
+        unsafe { panel(sums, input.as_ptr(), weights[0].len(), &weights.map(<[i8]>::as_ptr)) }
     }
 }
 

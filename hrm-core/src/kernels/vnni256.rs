@@ -7,6 +7,7 @@
 
 use core::arch::x86_64::*;
 
+use super::words::word_of;
 use super::ymm::{self, Dot, LANES, Target};
 use super::{Bases, Columns, Requant};
 use crate::parts::Broken;
@@ -22,19 +23,12 @@ fn pack_quads<D: Dot>(w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
         for lane in 0..LANES.min(w.n - b * LANES) {
             let row = w.row(b * LANES + lane)?;
             for (quad, bytes) in quads[lane..].iter_mut().step_by(LANES).zip(row.chunks(QUAD)) {
-                *quad = quad_word(bytes);
+                *quad = word_of(bytes);
             }
             corrections[lane] = -128 * row.iter().map(|&w| i32::from(w)).sum::<i32>();
         }
     }
     Ok(())
-}
-
-/// Up to four bytes as a word, the rest zeros.
-fn quad_word(bytes: &[i8]) -> i32 {
-    let mut word = [0; QUAD];
-    word.iter_mut().zip(bytes).for_each(|(w, &b)| *w = b as u8);
-    i32::from_le_bytes(word)
 }
 
 /// Copies a row as `a ^ 0x80`.
@@ -50,7 +44,7 @@ fn flip(row: &[i8], out: &mut [i32]) {
         }
     }
     for (from, to) in row[BOTH * whole..].chunks(QUAD).zip(&mut out[LANES * whole..]) {
-        *to = quad_word(from) ^ i32::from_ne_bytes([0x80; QUAD]);
+        *to = word_of(from) ^ i32::from_ne_bytes([0x80; QUAD]);
     }
 }
 
@@ -118,26 +112,12 @@ macro_rules! encoding {
                 ymm::project::<Dpbusd>(a, w, q, bases, out)
             }
 
-            /// Multiply-accumulates in registers alone, to learn the peak: `rounds` of 12 independent `vpdpbusd`. Returns the MACs and something
-            /// that depends on all of them.
+            /// As [`ymm::multiply_only`].
             pub fn multiply_only(rounds: usize) -> (u64, i32) {
                 #[target_feature(enable = $features)]
-                fn compiled(rounds: usize) -> (u64, i32) {
-                    let mut acc = [_mm256_setzero_si256(); 12];
-                    for (i, acc) in acc.iter_mut().enumerate() {
-                        *acc = _mm256_set1_epi32(core::hint::black_box(i as i32));
-                    }
-                    let a = _mm256_set1_epi32(core::hint::black_box(0x0102_0304));
-                    for _ in 0..rounds {
-                        for acc in &mut acc {
-                            *acc = $product(*acc, a, a);
-                        }
-                    }
-                    let mut lanes = [0i32; LANES];
-                    let sum = acc.into_iter().fold(_mm256_setzero_si256(), |sum, x| _mm256_add_epi32(sum, x));
-                    // SAFETY: eight words.
-                    unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), sum) };
-                    (rounds as u64 * 12 * 32, lanes.iter().fold(0, |s: i32, &x| s.wrapping_add(x)))
+                unsafe fn compiled(rounds: usize) -> (u64, i32) {
+                    // SAFETY: the caller's promise.
+                    unsafe { ymm::multiply_only::<Dpbusd>(rounds) }
                 }
                 // SAFETY: the CPU has the instruction set (`Kernel` is the proof).
                 unsafe { compiled(rounds) }

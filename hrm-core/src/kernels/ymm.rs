@@ -5,7 +5,7 @@
 
 use core::arch::x86_64::*;
 
-use super::{Bases, Columns, Requant, reference};
+use super::{Bases, Columns, Requant, front, reference};
 use crate::parts::Broken;
 
 /// Channels of a block: 32-bit lanes of a register.
@@ -57,7 +57,6 @@ pub(super) const fn block_words<D: Dot>(k: usize) -> usize {
 }
 
 /// What becomes of the accumulators of a call.
-#[derive(Clone, Copy)]
 pub(super) enum Target<'a> {
     Wide(*mut i32),
     Narrow(*mut i16, Requant<'a>, Bases<'a>),
@@ -65,10 +64,7 @@ pub(super) enum Target<'a> {
 
 /// `out[r][n] = sum_k a[r][k] * w[n][k]`.
 pub(super) fn accumulate<D: Dot>(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
-    if w.packed().len() < packed_words::<D>(w.n, w.k) || w.n == 0 || w.k == 0 {
-        return reference::accumulate(a, w, out);
-    }
-    let rows = (a.len() / w.k).min(out.len() / w.n);
+    let Some(rows) = front::rows(a, w, packed_words::<D>(w.n, w.k), out.len()) else { return reference::accumulate(a, w, out) };
     // SAFETY: the CPU has the instruction set (`Kernel` is the proof); `out` has `rows * n` elements and the packed form is complete, just checked.
     unsafe { D::multiply(a, w, rows, &Target::Wide(out.as_mut_ptr())) }
     Ok(())
@@ -82,19 +78,11 @@ pub(super) fn project<D: Dot>(
     bases: Option<&Bases<'_>>,
     out: &mut [i16],
 ) -> Result<(), Broken> {
-    let packed = w.packed().len() >= packed_words::<D>(w.n, w.k) && w.n > 0 && w.k > 0;
-    let none = Bases { table: &[], index: &[], groupings: 0 };
-    let b = bases.unwrap_or(&none);
-    let rows = if packed { (a.len() / w.k).min(out.len() / w.n) } else { 0 };
-    let inside = q.bias.len() >= w.n
-        && q.mult.len() >= w.n
-        && b.index.len() >= rows * b.groupings
-        && b.index[..rows * b.groupings].iter().max().is_none_or(|&g| (usize::from(g) + 1) * w.n <= b.table.len());
-    if !packed || !inside {
+    let b = bases.unwrap_or(&front::NONE);
+    let Some(rows) = front::rows(a, w, packed_words::<D>(w.n, w.k), out.len()).filter(|&rows| front::scaled(w, q, b, rows)) else {
         return reference::project(a, w, q, bases, out);
-    }
-    // SAFETY: as in `accumulate`; bias and multipliers have `n` elements, the index has an entry for each row and grouping and every
-    // entry names a row inside the table, all just checked.
+    };
+    // SAFETY: as in `accumulate`; bias, multipliers, index and table are what the tiles read of them, all just checked.
     unsafe { D::multiply(a, w, rows, &Target::Narrow(out.as_mut_ptr(), *q, *b)) }
     Ok(())
 }
@@ -273,5 +261,32 @@ unsafe fn narrow<const MR: usize, const NR: usize>(
                 }
             }
         }
+    }
+}
+
+/// Multiply-accumulates in registers alone, to learn the peak: `rounds` of 12 independent sums. Returns the MACs and something that depends on
+/// all of them.
+///
+/// # Safety
+/// The caller is compiled for the instruction set, and the CPU has it.
+#[inline(always)]
+pub(super) unsafe fn multiply_only<D: Dot>(rounds: usize) -> (u64, i32) {
+    // SAFETY: the caller's promise; `lanes` has eight words.
+    unsafe {
+        let mut acc = [_mm256_setzero_si256(); 12];
+        for (i, acc) in acc.iter_mut().enumerate() {
+            *acc = _mm256_set1_epi32(core::hint::black_box(i as i32));
+        }
+        let a = _mm256_set1_epi32(core::hint::black_box(0x0001_0002));
+        for _ in 0..rounds {
+            for acc in &mut acc {
+                // A product with the sum itself, which no other step shares.
+                *acc = D::add(*acc, a, *acc);
+            }
+        }
+        let mut lanes = [0i32; LANES];
+        let sum = acc.into_iter().fold(_mm256_setzero_si256(), |sum, x| _mm256_add_epi32(sum, x));
+        _mm256_storeu_si256(lanes.as_mut_ptr().cast(), sum);
+        ((rounds * acc.len() * LANES * D::COLUMNS) as u64, lanes.iter().fold(0, |s: i32, &x| s.wrapping_add(x)))
     }
 }

@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 
 use super::tile::{Scale, Shifts, Tile, multiply, requant, shift, swap, unrolled};
 use super::{LANES, block_words, packed_words};
-use crate::kernels::{Bases, Columns, Requant, reference};
+use crate::kernels::{Bases, Columns, Requant, front, reference};
 use crate::parts::Broken;
 
 /// Rows of the largest register tile: with [`WIDE`] it holds 27 accumulators, 3 weights and 1 activation.
@@ -27,30 +27,19 @@ pub enum Target<'a> {
 
 /// `out[r][n] = sum_k a[r][k] * w[n][k]`.
 pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
-    if w.packed().len() < packed_words(w.n, w.k) || w.n == 0 || w.k == 0 {
-        return reference::accumulate(a, w, out);
-    }
-    let rows = (a.len() / w.k).min(out.len() / w.n);
-    // SAFETY: the CPU has the features (`Kernel` is the proof); `out` has `rows * n` elements and the packed form is complete, just checked.
+    let Some(rows) = front::rows(a, w, packed_words(w.n, w.k), out.len()) else { return reference::accumulate(a, w, out) };
+    // SAFETY: the CPU has the instruction set (`Kernel` is the proof); `out` has `rows * n` elements and the packed form is complete, just checked.
     unsafe { product(a, w, rows, Target::Wide(out.as_mut_ptr())) }
     Ok(())
 }
 
 /// `out[r][n] = requant(W a + bases + bias)`.
 pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<'_>>, out: &mut [i16]) -> Result<(), Broken> {
-    let packed = w.packed().len() >= packed_words(w.n, w.k) && w.n > 0 && w.k > 0;
-    let none = Bases { table: &[], index: &[], groupings: 0 };
-    let b = bases.unwrap_or(&none);
-    let rows = if packed { (a.len() / w.k).min(out.len() / w.n) } else { 0 };
-    let inside = q.bias.len() >= w.n
-        && q.mult.len() >= w.n
-        && b.index.len() >= rows * b.groupings
-        && b.index[..rows * b.groupings].iter().max().is_none_or(|&g| (usize::from(g) + 1) * w.n <= b.table.len());
-    if !packed || !inside {
+    let b = bases.unwrap_or(&front::NONE);
+    let Some(rows) = front::rows(a, w, packed_words(w.n, w.k), out.len()).filter(|&rows| front::scaled(w, q, b, rows)) else {
         return reference::project(a, w, q, bases, out);
-    }
-    // SAFETY: as in `accumulate`; bias and multipliers have `n` elements, the index has an entry for each row and grouping and every
-    // entry names a row inside the table, all just checked.
+    };
+    // SAFETY: as in `accumulate`; bias, multipliers, index and table are what the tiles read of them, all just checked.
     unsafe { product(a, w, rows, Target::Narrow(out.as_mut_ptr(), *q, Shifts::new(q), *b)) }
     Ok(())
 }

@@ -14,7 +14,7 @@ use super::matmul::{Target, finish};
 use super::rows::{Glu, add_norm_rows, view8_simd};
 use super::tile::{Scale, Shifts, Tile, multiply, requant, swap, unrolled};
 use super::{LANES, block_words, packed_words};
-use crate::kernels::{Bases, Columns, GroupInputs, Mlp, MlpScratch, Requant};
+use crate::kernels::{Columns, GroupInputs, Mlp, MlpScratch, Requant, front};
 
 /// Rows of the register tile of gate and up: 24 accumulators.
 const TALL: usize = 12;
@@ -326,7 +326,7 @@ impl<'a> Panel<'a> {
 /// The CPU has the features; [`fits`] holds; `hidden` has `MR` rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn output<const MR: usize>(hidden: *const u8, mlp: &Mlp<'_>, shifts: Shifts, delta: &mut [i16]) {
-    let target = Target::Narrow(delta.as_mut_ptr(), mlp.down_scale, shifts, Bases { table: &[], index: &[], groupings: 0 });
+    let target = Target::Narrow(delta.as_mut_ptr(), mlp.down_scale, shifts, front::NONE);
     let mut block = 0;
     let blocks = mlp.down.n / LANES;
     while block < blocks {

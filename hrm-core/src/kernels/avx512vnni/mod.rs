@@ -27,6 +27,7 @@ pub use rows::{add_norm, glu_rows, group_sums, view8_slice};
 pub use tile::multiply_only;
 
 use super::Columns;
+use super::words::word_of;
 use crate::parts::Broken;
 
 /// Channels of a block: 32-bit lanes of a register.
@@ -50,11 +51,7 @@ pub fn pack(w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
             let lane = channel & !3 | [0, 2, 1, 3][channel % 4];
             let row = w.row(b * LANES + channel)?;
             for (quad, bytes) in quads[lane..].iter_mut().step_by(LANES).zip(row.chunks(4)) {
-                let mut word = [0u8; 4];
-                for (to, &from) in word.iter_mut().zip(bytes) {
-                    *to = from as u8;
-                }
-                *quad = i32::from_le_bytes(word);
+                *quad = word_of(bytes);
             }
             corrections[lane] = -128 * row.iter().map(|&w| i32::from(w)).sum::<i32>();
         }
