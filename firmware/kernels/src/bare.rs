@@ -24,7 +24,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 struct Memory {
     check: check::Buffers,
     parts: bench::Buffers,
-    #[cfg(all(feature = "cmsis-nn", target_arch = "arm"))]
+    #[cfg(feature = "cmsis-nn")]
     cmsis: crate::cmsis::Buffers,
     packed: [i32; 64 * 1024],
     arena: [u64; 80 * 1024],
@@ -33,7 +33,7 @@ struct Memory {
 static mut MEMORY: Memory = Memory {
     check: check::Buffers::EMPTY,
     parts: bench::Buffers::EMPTY,
-    #[cfg(all(feature = "cmsis-nn", target_arch = "arm"))]
+    #[cfg(feature = "cmsis-nn")]
     cmsis: crate::cmsis::Buffers::EMPTY,
     packed: [0; 64 * 1024],
     arena: [0; 80 * 1024],
@@ -69,7 +69,7 @@ pub fn main() -> ! {
             println!("part {}{} {} {} {}", kernel.name(), form, c.instructions, c.work, c.what);
         });
     }
-    #[cfg(all(feature = "cmsis-nn", target_arch = "arm"))]
+    #[cfg(feature = "cmsis-nn")]
     {
         let right = crate::cmsis::parts(&mut memory.cmsis, &mut now, &mut |c| {
             println!("part cmsis-nn {} {} {}", c.instructions, c.work, c.what);

@@ -4,7 +4,7 @@
 
 #[cfg(any(target_arch = "arm", target_arch = "riscv32"))]
 mod bare;
-#[cfg(all(feature = "cmsis-nn", target_arch = "arm"))]
+#[cfg(feature = "cmsis-nn")]
 mod cmsis;
 #[cfg(target_arch = "aarch64")]
 mod linux;
