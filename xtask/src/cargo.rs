@@ -1,5 +1,6 @@
 //! Starting cargo with what a task needs around it.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -7,6 +8,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::libtorch;
 use crate::test::must;
+
+/// Features of `hrm-train` where libtorch is there; CUDA and NCCL are looked for when they are used.
+pub const EVERYTHING: &str = "nccl,cuda";
 
 /// The workspace's root.
 #[must_use]
@@ -50,6 +54,10 @@ pub fn install_packages(packages: &[&str]) -> Result<()> {
         command.env("DEBIAN_FRONTEND", "noninteractive");
         command
     };
+    // Steps run beside each other; apt would not wait.
+    fs::create_dir_all(root().join("target"))?;
+    let lock = fs::File::create(root().join("target/packages.lock")).context("target/packages.lock cannot be written")?;
+    lock.lock().context("target/packages.lock cannot be locked")?;
     must(apt().args(["update", "-q"]))?;
     must(apt().args(["install", "-y", "-q", "--no-install-recommends"]).args(packages))
 }
@@ -79,7 +87,7 @@ pub fn with_libtorch() -> Result<Command> {
 pub fn train(args: &[String]) -> Result<()> {
     let here = std::env::current_dir().context("the current folder cannot be read")?;
     let mut command = with_libtorch()?;
-    command.current_dir(here).args(["run", "--quiet", "--release", "--features", "nccl", "--manifest-path"]);
+    command.current_dir(here).args(["run", "--quiet", "--release", "--features", EVERYTHING, "--manifest-path"]);
     command.arg(root().join("hrm-train/Cargo.toml")).args(["--bin", "hrm-train", "--"]).args(args);
     let status = command.status().context("cargo could not be started")?;
     if !status.success() {

@@ -41,13 +41,11 @@ pub fn run() -> Result<Done> {
     if Command::new("c++").arg("--version").output().is_err() && cargo::may_install_packages() {
         cargo::install_packages(&["g++"])?;
     }
-    let mut command = cargo::command();
-    command.args(["test", "--release", "-p", "hrm-train", "--features", "cuda", "--test", "cuda", "--", "--show-output"]);
+    let mut command = cargo::with_libtorch()?;
+    command.args(["test", "--release", "-p", "hrm-train", "--features", cargo::EVERYTHING, "--test", "cuda", "--", "--show-output"]);
     let tools = ensure_tools();
     if let Ok(folder) = &tools {
-        let mut paths: Vec<PathBuf> = std::env::var_os("LD_LIBRARY_PATH").iter().flat_map(std::env::split_paths).collect();
-        paths.push(folder.join("lib"));
-        command.env("HRM_CUDA", folder).env("LD_LIBRARY_PATH", std::env::join_paths(paths).context("LD_LIBRARY_PATH")?);
+        libtorch::add_libraries(command.env("HRM_CUDA", folder), folder)?;
     }
     must(&mut command)?;
     // What needs neither has been tested all the same.

@@ -88,11 +88,21 @@ pub fn ensure() -> Result<PathBuf> {
 /// # Errors
 /// `LD_LIBRARY_PATH` cannot be extended.
 pub fn environment(command: &mut Command, dir: &Path) -> Result<()> {
+    command.env("LIBTORCH", dir);
+    add_libraries(command, dir)
+}
+
+/// Lets a command find the libraries of `dir/lib`, behind those that it finds already.
+///
+/// # Errors
+/// `dir` cannot be part of a search path.
+pub fn add_libraries(command: &mut Command, dir: &Path) -> Result<()> {
+    const NAME: &str = "LD_LIBRARY_PATH";
     // A folder given by the user comes first: it may be a full installation with CUDA.
-    let mut paths: Vec<PathBuf> = env::var_os("LD_LIBRARY_PATH").iter().flat_map(env::split_paths).collect();
+    let own = command.get_envs().find(|(name, _)| *name == NAME).and_then(|(_, value)| value.map(OsString::from));
+    let mut paths: Vec<PathBuf> = own.or_else(|| env::var_os(NAME)).iter().flat_map(env::split_paths).collect();
     paths.push(dir.join("lib"));
-    let joined: OsString = env::join_paths(paths).context("LD_LIBRARY_PATH cannot be extended")?;
-    command.env("LIBTORCH", dir).env("LD_LIBRARY_PATH", joined);
+    command.env(NAME, env::join_paths(paths).with_context(|| format!("{NAME} cannot be extended"))?);
     Ok(())
 }
 

@@ -1,12 +1,15 @@
 //! `cargo xtask test [FILTER]`: everything that must hold, step by step.
 //!
 //! A step is skipped only for what the machine cannot have (another architecture, a missing toolchain component that cannot be
-//! installed); every skip is printed with its reason, and the last line counts.
+//! installed); every skip is printed with its reason, and the last line counts. What is emulated waits for one core, and builds in folders of its
+//! own: such steps run beside the others.
 
-use std::process::Command;
+use std::env;
+use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 
 use crate::{bare, boards, callgrind, cargo, cuda, line, qemu, sanitize};
 
@@ -20,6 +23,9 @@ pub enum Done {
 
 /// Steps that only run when they are named: they take longer than all others together.
 const ON_REQUEST: [&str; 1] = ["tract"];
+
+/// Steps that share no folder of build products with the rest.
+const BESIDE: [&str; 7] = ["lint-firmware", "bare", "qemu", "kernels-foreign", "boards", "asan", "miri"];
 
 impl Done {
     /// Says so if it was skipped.
@@ -96,33 +102,79 @@ pub fn run(filter: Option<&str>) -> Result<()> {
         filter,
         STEPS.iter().map(|s| s.name).collect::<Vec<_>>().join(", ")
     );
-    let (mut passed, mut failed, mut skipped) = (0, Vec::new(), Vec::new());
-    for step in &chosen {
-        println!("== {}: {}", step.name, step.about);
-        let start = Instant::now();
-        match (step.run)() {
-            Ok(Done::Passed) => {
-                passed += 1;
-                println!("== {}: passed in {:.0} s", step.name, start.elapsed().as_secs_f64());
-            }
-            Ok(Done::Skipped(why)) => {
-                println!("== {}: skipped, {why}", step.name);
-                skipped.push((step.name, why));
-            }
-            Err(error) => {
-                println!("== {}: FAILED: {error:#}", step.name);
-                failed.push(step.name);
-            }
-        }
+    let several = filter.is_none() && thread::available_parallelism().is_ok_and(|n| n.get() > 1);
+    let (beside, here): (Vec<&Step>, Vec<&Step>) = chosen.into_iter().partition(|s| several && BESIDE.contains(&s.name));
+    if !beside.is_empty() {
+        println!("beside the others, shown at the end: {}", BESIDE.join(", "));
     }
+    let mut report = Report::default();
+    thread::scope(|scope| {
+        let lane = scope.spawn(|| beside.iter().map(|step| apart(step.name)).collect::<Vec<_>>());
+        for step in here {
+            println!("== {}: {}", step.name, step.about);
+            let start = Instant::now();
+            let done = (step.run)();
+            match &done {
+                Ok(Done::Passed) => println!("== {}: passed in {:.0} s", step.name, start.elapsed().as_secs_f64()),
+                Ok(Done::Skipped(why)) => println!("== {}: skipped, {why}", step.name),
+                Err(error) => println!("== {}: FAILED: {error:#}", step.name),
+            }
+            report.add(step.name, done);
+        }
+        let apart = lane.join().map_err(|_| anyhow!("the steps beside the others panicked"))?;
+        for (step, (said, done)) in beside.iter().zip(apart) {
+            print!("{said}");
+            report.add(step.name, done);
+        }
+        Ok::<_, Error>(())
+    })?;
     if filter.is_none() {
         println!("not asked for: {} (cargo xtask test NAME)", ON_REQUEST.join(", "));
     }
-    for (name, why) in &skipped {
-        println!("skipped {name}: {why}");
+    report.finish()
+}
+
+/// Runs a step in a process of its own, which keeps what it prints together; that, and what became of it.
+fn apart(name: &str) -> (String, Result<Done>) {
+    let output = env::current_exe().and_then(|xtask| Command::new(xtask).args(["test", name]).stdin(Stdio::null()).output());
+    let output = match output.with_context(|| format!("{name} cannot be started")) {
+        Ok(output) => output,
+        Err(error) => return (format!("{error:#}\n"), Err(error)),
+    };
+    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    let why = said.lines().find_map(|line| line.strip_prefix("skipped ")?.strip_prefix(name)?.strip_prefix(": "));
+    let done = match why {
+        _ if !output.status.success() => Err(anyhow!("{}", output.status)),
+        Some(why) => Ok(Done::Skipped(why.to_owned())),
+        None => Ok(Done::Passed),
+    };
+    (said, done)
+}
+
+/// What became of all steps.
+#[derive(Default)]
+struct Report {
+    passed: usize,
+    failed: Vec<&'static str>,
+    skipped: Vec<(&'static str, String)>,
+}
+
+impl Report {
+    fn add(&mut self, name: &'static str, done: Result<Done>) {
+        match done {
+            Ok(Done::Passed) => self.passed += 1,
+            Ok(Done::Skipped(why)) => self.skipped.push((name, why)),
+            Err(_) => self.failed.push(name),
+        }
     }
-    println!("{passed} passed, {} failed, {} skipped", failed.len(), skipped.len());
-    if failed.is_empty() { Ok(()) } else { bail!("failed: {}", failed.join(", ")) }
+
+    fn finish(self) -> Result<()> {
+        for (name, why) in &self.skipped {
+            println!("skipped {name}: {why}");
+        }
+        println!("{} passed, {} failed, {} skipped", self.passed, self.failed.len(), self.skipped.len());
+        if self.failed.is_empty() { Ok(()) } else { bail!("failed: {}", self.failed.join(", ")) }
+    }
 }
 
 /// Runs a command that must succeed.
@@ -141,12 +193,12 @@ fn cargo_step(args: &[&str]) -> Result<Done> {
 }
 
 fn parity() -> Result<Done> {
-    must(cargo::with_libtorch()?.args(["test", "--release", "-p", "hrm-train", "--features", "nccl", "--test", "parity"]))?;
+    must(cargo::with_libtorch()?.args(["test", "--release", "-p", "hrm-train", "--features", cargo::EVERYTHING, "--test", "parity"]))?;
     Ok(Done::Passed)
 }
 
 fn parallel() -> Result<Done> {
-    let test = ["test", "--release", "-p", "hrm-train", "--features", "nccl"];
+    let test = ["test", "--release", "-p", "hrm-train", "--features", cargo::EVERYTHING];
     must(cargo::with_libtorch()?.args(test).args(["--test", "parallel"]))?;
     must(cargo::with_libtorch()?.args(test).args(["--lib", "parallel::", "--", "--nocapture"]))?;
     Ok(Done::Passed)
@@ -162,7 +214,7 @@ fn lint() -> Result<Done> {
         "hrm-train",
         "--release",
         "--features",
-        "nccl",
+        cargo::EVERYTHING,
         "--all-targets",
         "--",
         "-D",

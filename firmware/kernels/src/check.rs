@@ -129,6 +129,9 @@ fn products(b: &mut Buffers, v: &mut Values, kernel: Kernel, round: usize) -> Re
     v.bytes(weights, -127);
     let a = &mut b.a[..rows * k];
     v.bytes(a, -128);
+    // Small ones too: some kernels go through the sums of their magnitudes.
+    let smaller = v.below(5);
+    a.iter_mut().for_each(|a| *a >>= smaller);
     let groupings = v.below(9);
     let group_rows = 1 + v.below(9);
     b.table[..group_rows * n].iter_mut().for_each(|t| *t = v.0.next_u32() as i32 >> 12);

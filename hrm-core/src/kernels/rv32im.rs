@@ -1,88 +1,182 @@
-//! RISC-V with a multiplier and without vectors: tiles of 4 rows by 4 channels, bit-identical to [`super::reference`].
+//! RISC-V with a multiplier and without vectors: two rows' activations in one register, bit-identical to [`super::reference`].
 //!
-//! Sixteen sums, four activations, a weight and a product fill the registers beside the pointers; a compiler spills them. Weights are
-//! read in place.
+//! A word `low + 2^16 high` times a weight is both products at once, and sums of such products are both sums as long as the lower stays inside 16
+//! bits: then `(sum + 2^15) >> 16` is the upper one. The lower needs no more than the plain sum of all words, from which the
+//! upper are taken off at the end, modulo 2^32. How many columns may be summed depends on the activations alone: eight whose magnitudes
+//! add up to [`MOST`] or less in every row of the tile, else four, else two, which always do. Trained networks' mostly allow eight.
+//!
+//! Twelve sums, two activations, two weights and a product fill the registers beside the pointers; a compiler spills them. Weights are read in
+//! place.
 #![allow(unsafe_code)]
 
 use core::arch::naked_asm;
 
-use super::square::{SIDE, Square};
-use super::tiled;
+use super::Columns;
+use super::tiled::{self, MOST_COLUMNS, Tile};
+use crate::parts::{Broken, OrBroken, Parts};
 
 pub use super::reference::{add, add_norm, glu_rows, group_sums, inject, pack, packed_words, scale_down, view8_slice};
 
+/// Rows and channels of a tile.
+const SIDE: usize = 4;
+/// Columns that are arranged together.
+const EIGHT: usize = 8;
+/// Words of eight columns: how they may be summed, then a word for each pair of rows and column.
+const WORDS: usize = 1 + EIGHT * SIDE / 2;
+/// Largest sum of magnitudes whose products with weights, of 127 at most, stay inside 16 bits.
+const MOST: u32 = 258;
+
+/// Words of a tile of `k` columns: `[K / 8]` of [`WORDS`], then the columns left, `[K % 8][2]`.
+const fn words_of(k: usize) -> usize {
+    k / EIGHT * WORDS + k % EIGHT * (SIDE / 2)
+}
+
+/// Rows that are not there.
+static NOTHING: [i8; MOST_COLUMNS] = [0; MOST_COLUMNS];
+
 struct Multiplier;
 
-impl Square for Multiplier {
+impl Tile for Multiplier {
+    const ROWS: usize = SIDE;
+    const CHANNELS: usize = SIDE;
+    type Input = i32;
+    type Buffer = [i32; MOST_COLUMNS / EIGHT * WORDS];
+    const BUFFER: Self::Buffer = [0; MOST_COLUMNS / EIGHT * WORDS];
+
+    fn ready(w: &Columns<'_>) -> bool {
+        w.k > 0 && w.n > 0
+    }
+
+    #[inline(never)]
+    fn arrange(rows: &[i8], k: usize, out: &mut [i32]) -> Result<(), Broken> {
+        let none = NOTHING.part(..k)?;
+        let row = |r: usize| rows.get(r * k..(r + 1) * k).unwrap_or(none).as_chunks::<EIGHT>();
+        let [(a, a_left), (b, b_left), (c, c_left), (d, d_left)] = [row(0), row(1), row(2), row(3)];
+        let (eights, left) = out.part_mut(..words_of(k))?.split_at_mut_checked(k / EIGHT * WORDS).or_broken()?;
+        for (out, ((a, b), (c, d))) in eights.as_chunks_mut::<WORDS>().0.iter_mut().zip(a.iter().zip(b).zip(c.iter().zip(d))) {
+            let [sums, words @ ..] = out;
+            *sums = [a, b, c, d].into_iter().fold(EIGHT_AT_ONCE, |sums, row| sums.max(at_once(row)));
+            pairs(words, a.iter().zip(b).zip(c.iter().zip(d)));
+        }
+        pairs(left, a_left.iter().zip(b_left).zip(c_left.iter().zip(d_left)));
+        Ok(())
+    }
+
     #[inline(always)]
-    unsafe fn panel(sums: &mut [i32; SIDE * SIDE], input: &[i8], weights: [&[i8]; SIDE]) {
-        // SAFETY: the caller's promise.
-        unsafe { panel(sums, input.as_ptr(), weights[0].len(), &weights.map(<[i8]>::as_ptr)) }
+    fn dot(input: &[i32], w: &Columns<'_>, rows: usize, first: usize, panels: usize, sums: &mut [i32]) -> Result<(), Broken> {
+        let input = input.part(..words_of(w.k))?;
+        let (whole, rest) = (panels.min(w.n.saturating_sub(first) / SIDE), w.n.saturating_sub(first) % SIDE);
+        let (sums, last) = sums.part_mut(..panels * SIDE * SIDE)?.split_at_mut_checked(whole * SIDE * SIDE).or_broken()?;
+        let (weights, stride) = w.in_place();
+        if whole > 0 {
+            let end = first + whole * SIDE - 1;
+            let weights = weights.part(first * stride..end * stride + w.k)?;
+            // SAFETY: `whole` times 16 sums, so many words of arranged activations, and as many rows of weights as channels are there.
+            unsafe { products(sums.as_mut_ptr(), input.as_ptr(), weights.as_ptr(), stride, w.k, whole) };
+        }
+        if rest > 0 && !last.is_empty() {
+            left_over(input, w, rows, first + whole * SIDE, last)?;
+        }
+        Ok(())
     }
 }
 
-/// `sums[r][c] += sum_k input[k][r] * weights[c][k]`.
+/// [`Tile::dot`] of the one to three channels from `first` on.
+#[inline(never)]
+fn left_over(input: &[i32], w: &Columns<'_>, rows: usize, first: usize, sums: &mut [i32]) -> Result<(), Broken> {
+    for (c, channel) in (first..w.n).enumerate() {
+        let weights = w.row(channel)?;
+        for (r, sum) in sums.iter_mut().skip(c).step_by(SIDE).take(rows).enumerate() {
+            *sum += activations(input, r, w.k).zip(weights).map(|(a, &w)| a * i32::from(w)).sum::<i32>();
+        }
+    }
+    Ok(())
+}
+
+const EIGHT_AT_ONCE: i32 = 0;
+const FOUR_AT_ONCE: i32 = 1;
+const TWO_AT_ONCE: i32 = 2;
+
+/// How many columns of this row may be summed.
+#[inline(always)]
+fn at_once(row: &[i8; EIGHT]) -> i32 {
+    let [a, b, c, d, e, f, g, h] = row.map(|a| u32::from(a.unsigned_abs()));
+    let (first, second) = (a + b + c + d, e + f + g + h);
+    if first + second <= MOST {
+        EIGHT_AT_ONCE
+    } else if first <= MOST && second <= MOST {
+        FOUR_AT_ONCE
+    } else {
+        TWO_AT_ONCE
+    }
+}
+
+/// The words of columns of four rows.
+#[inline(always)]
+fn pairs<'a>(out: &mut [i32], columns: impl Iterator<Item = ((&'a i8, &'a i8), (&'a i8, &'a i8))>) {
+    let word = |low: &i8, high: &i8| i32::from(*low) + (i32::from(*high) << 16);
+    for (out, ((a, b), (c, d))) in out.as_chunks_mut::<2>().0.iter_mut().zip(columns) {
+        *out = [word(a, b), word(c, d)];
+    }
+}
+
+/// The activations of row `r` of a tile of `k` columns.
+fn activations(input: &[i32], r: usize, k: usize) -> impl Iterator<Item = i32> {
+    let (eights, left) = input.split_at_checked(k / EIGHT * WORDS).unwrap_or_default();
+    let words = eights.chunks(WORDS).flat_map(|eight| eight.iter().skip(1)).chain(left).skip(r / 2).step_by(2);
+    words.map(move |&word| {
+        let low = i32::from(word as i16);
+        if r % 2 == 0 { low } else { (word - low) >> 16 }
+    })
+}
+
+/// `sums[p][r][c] += sum_k input[k][r] * weights[(4 p + c) stride + k]` for `panels` panels.
 ///
 /// # Safety
-/// `k` is not 0; `input` has `4 * k`, each of the weights `k` bytes to read.
+/// `k` and `panels` are not 0; `input` is arranged as [`Tile::arrange`] says and has `k` columns, `sums` has `16 * panels` words to read and write,
+/// and there are `4 * panels` rows of `k` weights, `stride` bytes apart.
 #[unsafe(naked)]
-unsafe extern "C" fn panel(sums: &mut [i32; 16], input: *const i8, k: usize, weights: &[*const i8; 4]) {
-    // a1 input, a3 a4 a5 a6 weights, a7 where the first channel's end; t0..t3 activations, t4 a weight, t5 a product. Sums of row 0: s0..s3,
-    // 1: s4..s7, 2: s8..s11, 3: t6, ra, a0, a2.
-    macro_rules! channel {
-        ($weights:literal, $at:literal, $s0:literal, $s1:literal, $s2:literal, $s3:literal) => {
+unsafe extern "C" fn products(sums: *mut i32, input: *const i32, weights: *const i8, stride: usize, k: usize, panels: usize) {
+    // Two channels at a time. a0 sums, a1 input, a2 a3 weights, a4 end of the eights, ra of the input, a5 2^15, s8 start of the input, s9
+    // stride, s10 weights of the next two channels, s11 how often. t4 t5 activations of rows 0 and 1, 2 and 3; a6 a7 weights, t6 a product.
+    // For rows 0 1 and channel 0, 0 1 and 1, 2 3 and 0, 2 3 and 1: t0..t3 sums of a few columns, s0..s3 their upper halves' sums, s4..s7 the
+    // plain sums.
+    macro_rules! lines {
+        ($($line:literal)+) => { concat!($($line, "\n"),+) };
+    }
+    // A column that begins a sum: weights at `$w`, activations at `$a` and `$b`.
+    macro_rules! first {
+        ($w:literal, $a:literal, $b:literal) => {
             concat!(
-                "lb t4, ",
-                $at,
-                "(",
-                $weights,
-                ")\n",
-                "mul t5, t0, t4\n",
-                "add ",
-                $s0,
-                ", ",
-                $s0,
-                ", t5\n",
-                "mul t5, t1, t4\n",
-                "add ",
-                $s1,
-                ", ",
-                $s1,
-                ", t5\n",
-                "mul t5, t2, t4\n",
-                "add ",
-                $s2,
-                ", ",
-                $s2,
-                ", t5\n",
-                "mul t5, t3, t4\n",
-                "add ",
-                $s3,
-                ", ",
-                $s3,
-                ", t5\n",
+                "lw t4, ", $a, "(a1)\n",
+                "lb a6, ", $w, "(a2)\n",
+                "lb a7, ", $w, "(a3)\n",
+                "lw t5, ", $b, "(a1)\n",
+                lines!("mul t0, t4, a6" "mul t1, t4, a7" "mul t2, t5, a6" "mul t3, t5, a7")
             )
         };
     }
-    macro_rules! column {
-        ($at:literal, $a0:literal, $a1:literal, $a2:literal, $a3:literal) => {
+    // One that goes on with it.
+    macro_rules! next {
+        ($w:literal, $a:literal, $b:literal) => {
             concat!(
-                "lb t0, ",
-                $a0,
-                "(a1)\n",
-                "lb t1, ",
-                $a1,
-                "(a1)\n",
-                "lb t2, ",
-                $a2,
-                "(a1)\n",
-                "lb t3, ",
-                $a3,
-                "(a1)\n",
-                channel!("a3", $at, "s0", "s4", "s8", "t6"),
-                channel!("a4", $at, "s1", "s5", "s9", "ra"),
-                channel!("a5", $at, "s2", "s6", "s10", "a0"),
-                channel!("a6", $at, "s3", "s7", "s11", "a2"),
+                "lw t4, ", $a, "(a1)\n",
+                "lb a6, ", $w, "(a2)\n",
+                "lb a7, ", $w, "(a3)\n",
+                "lw t5, ", $b, "(a1)\n",
+                lines!("mul t6, t4, a6" "mul t4, t4, a7" "mul a6, t5, a6" "mul t5, t5, a7"),
+                lines!("add t0, t0, t6" "add t1, t1, t4" "add t2, t2, a6" "add t3, t3, t5")
+            )
+        };
+    }
+    // The sums of a few columns go where they belong.
+    macro_rules! settle {
+        () => {
+            concat!(
+                lines!("add s4, s4, t0" "add s5, s5, t1" "add s6, s6, t2" "add s7, s7, t3"),
+                lines!("add t0, t0, a5" "add t1, t1, a5" "add t2, t2, a5" "add t3, t3, a5"),
+                lines!("srai t0, t0, 16" "srai t1, t1, 16" "srai t2, t2, 16" "srai t3, t3, 16"),
+                lines!("add s0, s0, t0" "add s1, s1, t1" "add s2, s2, t2" "add s3, s3, t3")
             )
         };
     }
@@ -103,77 +197,117 @@ unsafe extern "C" fn panel(sums: &mut [i32; 16], input: *const i8, k: usize, wei
         "sw s9, 40(sp)",
         "sw s10, 44(sp)",
         "sw s11, 48(sp)",
-        "sw a0, 52(sp)",
-        "lw t0, 0(a3)",
-        "lw a4, 4(a3)",
-        "lw a5, 8(a3)",
-        "lw a6, 12(a3)",
-        "mv a3, t0",
-        "add t1, a3, a2",
-        "sw t1, 56(sp)", // end of the first channel
-        "andi t2, a2, -8",
-        "add a7, a3, t2", // end of its whole eights
-        "lw s0, 0(a0)",
-        "lw s1, 4(a0)",
-        "lw s2, 8(a0)",
-        "lw s3, 12(a0)",
-        "lw s4, 16(a0)",
-        "lw s5, 20(a0)",
-        "lw s6, 24(a0)",
-        "lw s7, 28(a0)",
-        "lw s8, 32(a0)",
-        "lw s9, 36(a0)",
-        "lw s10, 40(a0)",
-        "lw s11, 44(a0)",
-        "lw t6, 48(a0)",
-        "lw ra, 52(a0)",
-        "lw a2, 60(a0)",
-        "lw a0, 56(a0)",
-        "beq a3, a7, 3f",
+        "mv s8, a1",
+        "mv s10, a2",
+        "mv s9, a3",
+        "slli s11, a5, 1",
+        "srli t0, a4, 3",
+        "slli t1, t0, 2",
+        "slli t0, t0, 6",
+        "add t0, t0, t1", // 68 bytes for each eight
+        "andi t1, a4, 7",
+        "slli t1, t1, 3",
+        "add a4, a1, t0",
+        "add ra, a4, t1",
+        "lui a5, 8",
         "2:",
-        column!("0", "0", "1", "2", "3"),
-        column!("1", "4", "5", "6", "7"),
-        column!("2", "8", "9", "10", "11"),
-        column!("3", "12", "13", "14", "15"),
-        column!("4", "16", "17", "18", "19"),
-        column!("5", "20", "21", "22", "23"),
-        column!("6", "24", "25", "26", "27"),
-        column!("7", "28", "29", "30", "31"),
-        "addi a1, a1, 32",
-        "addi a3, a3, 8",
-        "addi a4, a4, 8",
-        "addi a5, a5, 8",
-        "addi a6, a6, 8",
-        "bne a3, a7, 2b",
+        "mv a1, s8",
+        "mv a2, s10",
+        "add a3, s10, s9",
+        "add s10, a3, s9",
+        "lw s0, 16(a0)",
+        "lw s1, 20(a0)",
+        "lw s2, 48(a0)",
+        "lw s3, 52(a0)",
+        "lw s4, 0(a0)",
+        "lw s5, 4(a0)",
+        "lw s6, 32(a0)",
+        "lw s7, 36(a0)",
+        "slli t0, s0, 16",
+        "slli t1, s1, 16",
+        "slli t2, s2, 16",
+        "slli t3, s3, 16",
+        "add s4, s4, t0",
+        "add s5, s5, t1",
+        "add s6, s6, t2",
+        "add s7, s7, t3",
+        "beq a1, a4, 7f",
         "3:",
-        "lw a7, 56(sp)",
-        "beq a3, a7, 5f",
+        "lw t6, 0(a1)",
+        "bnez t6, 5f",
+        first!("0", "4", "8"),
+        next!("1", "12", "16"),
+        next!("2", "20", "24"),
+        next!("3", "28", "32"),
+        next!("4", "36", "40"),
+        next!("5", "44", "48"),
+        next!("6", "52", "56"),
+        next!("7", "60", "64"),
         "4:",
-        column!("0", "0", "1", "2", "3"),
-        "addi a1, a1, 4",
-        "addi a3, a3, 1",
-        "addi a4, a4, 1",
-        "addi a5, a5, 1",
-        "addi a6, a6, 1",
-        "bne a3, a7, 4b",
+        settle!(),
+        "addi a1, a1, 68",
+        "addi a2, a2, 8",
+        "addi a3, a3, 8",
+        "bne a1, a4, 3b",
+        "j 7f",
         "5:",
-        "lw a1, 52(sp)",
-        "sw s0, 0(a1)",
-        "sw s1, 4(a1)",
-        "sw s2, 8(a1)",
-        "sw s3, 12(a1)",
-        "sw s4, 16(a1)",
-        "sw s5, 20(a1)",
-        "sw s6, 24(a1)",
-        "sw s7, 28(a1)",
-        "sw s8, 32(a1)",
-        "sw s9, 36(a1)",
-        "sw s10, 40(a1)",
-        "sw s11, 44(a1)",
-        "sw t6, 48(a1)",
-        "sw ra, 52(a1)",
-        "sw a0, 56(a1)",
-        "sw a2, 60(a1)",
+        "addi t6, t6, -1",
+        "bnez t6, 6f",
+        first!("0", "4", "8"),
+        next!("1", "12", "16"),
+        next!("2", "20", "24"),
+        next!("3", "28", "32"),
+        settle!(),
+        first!("4", "36", "40"),
+        next!("5", "44", "48"),
+        next!("6", "52", "56"),
+        next!("7", "60", "64"),
+        "j 4b",
+        "6:",
+        first!("0", "4", "8"),
+        next!("1", "12", "16"),
+        settle!(),
+        first!("2", "20", "24"),
+        next!("3", "28", "32"),
+        settle!(),
+        first!("4", "36", "40"),
+        next!("5", "44", "48"),
+        settle!(),
+        first!("6", "52", "56"),
+        next!("7", "60", "64"),
+        "j 4b",
+        "7:",
+        "beq a1, ra, 9f",
+        "8:",
+        first!("0", "0", "4"),
+        settle!(),
+        "addi a1, a1, 8",
+        "addi a2, a2, 1",
+        "addi a3, a3, 1",
+        "bne a1, ra, 8b",
+        "9:",
+        "slli t0, s0, 16",
+        "slli t1, s1, 16",
+        "slli t2, s2, 16",
+        "slli t3, s3, 16",
+        "sub s4, s4, t0",
+        "sub s5, s5, t1",
+        "sub s6, s6, t2",
+        "sub s7, s7, t3",
+        "sw s0, 16(a0)",
+        "sw s1, 20(a0)",
+        "sw s2, 48(a0)",
+        "sw s3, 52(a0)",
+        "sw s4, 0(a0)",
+        "sw s5, 4(a0)",
+        "sw s6, 32(a0)",
+        "sw s7, 36(a0)",
+        "addi a0, a0, 8",
+        "addi s11, s11, -1",
+        "andi t0, s11, 1",
+        "bnez t0, 2b",
+        "addi a0, a0, 48", // the next panel
+        "bnez s11, 2b",
         "lw ra, 0(sp)",
         "lw s0, 4(sp)",
         "lw s1, 8(sp)",
