@@ -66,48 +66,64 @@ fn products(v: &mut Values, rounds: usize) {
     for round in 0..rounds {
         let (rows, n, k) =
             (1 + v.below(40), length(v, &[40, 48, 96, 192, 512, 1536]), length(v, &[40, 48, 64, 96, 97, 128, 192, 512, 701]));
-        // The matrix may be a block of columns of a wider one.
-        let (first, extra) = (v.below(20), v.below(20));
-        let weights = v.bytes(n * (first + k + extra), -127);
-        let a = v.bytes(rows * k, -128);
-        let groupings = v.below(5);
-        let group_rows = 1 + v.below(20);
-        let table: Vec<i32> = (0..group_rows * n).map(|_| v.0.next_u32() as i32 >> 12).collect();
-        let index: Vec<u16> = (0..rows * groupings).map(|_| v.below(group_rows) as u16).collect();
-        let bias: Vec<i32> = (0..n).map(|_| v.0.next_u32() as i32 >> 10).collect();
-        // Small and large multipliers: both ends of the saturation are reached.
-        let mult: Vec<i32> = (0..n).map(|_| v.0.next_u32() as i32 >> v.below(16) & i32::MAX).collect();
-        let most = 128 * 127 * k as i64 + (1 << 21) + groupings as i64 * (1 << 19);
-        let shift = v.below(32 - most.ilog2() as usize - 1) as u32;
-        let q = Requant { shift, mult: &mult, bias: &bias };
-        let bases = (groupings > 0).then_some(Bases { table: &table, index: &index, groupings });
-        let plain = Columns::new(&weights, n, first, k, &[]);
-        let (mut wide, mut narrow) = (vec![0; rows * n], vec![0; rows * n]);
-        Kernel::REFERENCE.accumulate(&a, &plain, &mut wide).unwrap();
-        Kernel::REFERENCE.project(&a, &plain, &q, bases.as_ref(), &mut narrow).unwrap();
-        for kernel in others() {
-            let mut packed = vec![-1; kernel.packed_words(n, k)];
-            kernel.pack(&plain, &mut packed).unwrap();
-            let columns = Columns::new(&weights, n, first, k, &packed);
-            // One element behind the end must stay as it is.
-            let (mut wide_2, mut narrow_2) = (vec![77; rows * n + 1], vec![77; rows * n + 1]);
-            kernel.accumulate(&a, &columns, &mut wide_2[..rows * n]).unwrap();
-            kernel.project(&a, &columns, &q, bases.as_ref(), &mut narrow_2[..rows * n]).unwrap();
-            assert_eq!((&wide_2[..rows * n], wide_2[rows * n]), (&wide[..], 77), "{} round {round}: {rows}x{n}x{k}", kernel.name());
-            assert_eq!((&narrow_2[..rows * n], narrow_2[rows * n]), (&narrow[..], 77), "{} round {round}: {rows}x{n}x{k}", kernel.name());
-            // Without the packed form: still right.
-            let mut again = vec![0; rows * n];
-            kernel.project(&a, &plain, &q, bases.as_ref(), &mut again).unwrap();
-            assert_eq!(again, narrow);
-            // With the gate behind it.
-            if n.is_multiple_of(2) {
-                let gate_shift = k as u32 % 5;
-                let (mut hidden, mut hidden_2) = (vec![0; rows * n / 2], vec![77; rows * n / 2 + 1]);
-                Kernel::REFERENCE.glu(&narrow, n / 2, gate_shift, &mut hidden).unwrap();
-                kernel.gated(&a, &columns, &q, bases.as_ref(), gate_shift, &mut again, &mut hidden_2[..rows * n / 2]).unwrap();
-                let (found, behind) = hidden_2.split_at(rows * n / 2);
-                assert_eq!((found, behind), (&hidden[..], &[77][..]), "{} round {round}: {rows}x{n}x{k} gated", kernel.name());
-            }
+        product(v, round, (rows, n, k));
+    }
+}
+
+/// More rows and more columns than kernels hold at a time.
+#[test]
+#[cfg_attr(miri, ignore)]
+fn large_products_are_those_of_the_scalar_kernel() {
+    let mut v = Values::new(4);
+    for (round, shape) in
+        [(200, 20, 512), (130, 40, 701), (75, 50, 1000), (20, 18, 2048), (20, 49, 2049), (13, 20, 4500)].into_iter().enumerate()
+    {
+        product(&mut v, round, shape);
+    }
+}
+
+fn product(v: &mut Values, round: usize, (rows, n, k): (usize, usize, usize)) {
+    // The matrix may be a block of columns of a wider one.
+    let (first, extra) = (v.below(20), v.below(20));
+    let weights = v.bytes(n * (first + k + extra), -127);
+    let a = v.bytes(rows * k, -128);
+    let groupings = v.below(5);
+    let group_rows = 1 + v.below(20);
+    let table: Vec<i32> = (0..group_rows * n).map(|_| v.0.next_u32() as i32 >> 12).collect();
+    let index: Vec<u16> = (0..rows * groupings).map(|_| v.below(group_rows) as u16).collect();
+    let bias: Vec<i32> = (0..n).map(|_| v.0.next_u32() as i32 >> 10).collect();
+    // Small and large multipliers: both ends of the saturation are reached.
+    let mult: Vec<i32> = (0..n).map(|_| v.0.next_u32() as i32 >> v.below(16) & i32::MAX).collect();
+    let most = 128 * 127 * k as i64 + (1 << 21) + groupings as i64 * (1 << 19);
+    let shift = v.below(32 - most.ilog2() as usize - 1) as u32;
+    let q = Requant { shift, mult: &mult, bias: &bias };
+    let bases = (groupings > 0).then_some(Bases { table: &table, index: &index, groupings });
+    let plain = Columns::new(&weights, n, first, k, &[]);
+    let (mut wide, mut narrow) = (vec![0; rows * n], vec![0; rows * n]);
+    Kernel::REFERENCE.accumulate(&a, &plain, &mut wide).unwrap();
+    Kernel::REFERENCE.project(&a, &plain, &q, bases.as_ref(), &mut narrow).unwrap();
+    for kernel in others() {
+        let mut packed = vec![-1; kernel.packed_words(n, k)];
+        kernel.pack(&plain, &mut packed).unwrap();
+        let columns = Columns::new(&weights, n, first, k, &packed);
+        // One element behind the end must stay as it is.
+        let (mut wide_2, mut narrow_2) = (vec![77; rows * n + 1], vec![77; rows * n + 1]);
+        kernel.accumulate(&a, &columns, &mut wide_2[..rows * n]).unwrap();
+        kernel.project(&a, &columns, &q, bases.as_ref(), &mut narrow_2[..rows * n]).unwrap();
+        assert_eq!((&wide_2[..rows * n], wide_2[rows * n]), (&wide[..], 77), "{} round {round}: {rows}x{n}x{k}", kernel.name());
+        assert_eq!((&narrow_2[..rows * n], narrow_2[rows * n]), (&narrow[..], 77), "{} round {round}: {rows}x{n}x{k}", kernel.name());
+        // Without the packed form: still right.
+        let mut again = vec![0; rows * n];
+        kernel.project(&a, &plain, &q, bases.as_ref(), &mut again).unwrap();
+        assert_eq!(again, narrow);
+        // With the gate behind it.
+        if n.is_multiple_of(2) {
+            let gate_shift = k as u32 % 5;
+            let (mut hidden, mut hidden_2) = (vec![0; rows * n / 2], vec![77; rows * n / 2 + 1]);
+            Kernel::REFERENCE.glu(&narrow, n / 2, gate_shift, &mut hidden).unwrap();
+            kernel.gated(&a, &columns, &q, bases.as_ref(), gate_shift, &mut again, &mut hidden_2[..rows * n / 2]).unwrap();
+            let (found, behind) = hidden_2.split_at(rows * n / 2);
+            assert_eq!((found, behind), (&hidden[..], &[77][..]), "{} round {round}: {rows}x{n}x{k} gated", kernel.name());
         }
     }
 }

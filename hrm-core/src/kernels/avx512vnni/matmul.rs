@@ -1,6 +1,7 @@
 //! A whole matrix product.
 
 use core::arch::x86_64::*;
+use core::mem::MaybeUninit;
 
 use super::tile::{Scale, Shifts, Tile, multiply, requant, shift, swap, unrolled};
 use super::{LANES, block_words, packed_words};
@@ -13,8 +14,9 @@ const TALL: usize = 9;
 const WIDE: usize = 3;
 /// Columns whose activations are flipped at a time, a multiple of 64.
 const DEPTH: usize = 2048;
-/// Bytes from one flipped row to the next: not a power of two, which would put all rows into the same few sets of the cache.
-const PITCH: usize = DEPTH + 64;
+/// Bytes of flipped activations: a whole tile of `DEPTH`, or 81 rows of 512 columns.
+const FLIPPED: usize = 81 * (512 + 64);
+const _: () = assert!(TALL * Flipped::pitch(DEPTH) <= FLIPPED);
 
 /// What becomes of the accumulators of a call.
 #[derive(Clone, Copy)]
@@ -44,73 +46,89 @@ pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<
     Ok(())
 }
 
-/// Goes over the output in row tiles, whose flipped activations every panel of channels uses.
+/// Goes over the output in panels of channels, whose weights all row tiles use while they are in the first cache.
 ///
 /// # Safety
 /// The CPU has the features; the packed form is complete, the target is as [`finish`] says.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn product(a: &[i8], w: &Columns<'_>, rows: usize, target: Target<'_>) {
-    let mut flipped = [0u8; TALL * PITCH];
+    let mut flipped = Flipped::new(w.k.min(DEPTH));
+    // Columns beyond `DEPTH` are flipped piece by piece, for one tile at a time.
+    let most = if w.k <= DEPTH { FLIPPED / flipped.pitch / TALL * TALL } else { TALL };
     let blocks = w.n.div_ceil(LANES);
-    let mut row = 0;
-    while row < rows {
-        let tall = match rows - row {
-            TALL.. => TALL,
-            4.. => 4,
-            2.. => 2,
-            _ => 1,
-        };
+    for group in (0..rows).step_by(most) {
+        let end = rows.min(group + most);
         if w.k <= DEPTH {
-            flip(&a[row * w.k..(row + tall) * w.k], w.k, &mut flipped);
-        }
-        let mut block = 0;
-        while block < blocks {
-            let wide = (blocks - block).min(WIDE);
-            let at = (row, block);
-            // SAFETY: passed on; rows and blocks exist.
-            unsafe {
-                match (tall, wide) {
-                    (TALL, WIDE) => tile::<TALL, WIDE>(a, w, at, &mut flipped, target),
-                    (TALL, 2) => tile::<TALL, 2>(a, w, at, &mut flipped, target),
-                    (TALL, _) => tile::<TALL, 1>(a, w, at, &mut flipped, target),
-                    (4, WIDE) => tile::<4, WIDE>(a, w, at, &mut flipped, target),
-                    (4, 2) => tile::<4, 2>(a, w, at, &mut flipped, target),
-                    (4, _) => tile::<4, 1>(a, w, at, &mut flipped, target),
-                    (2, WIDE) => tile::<2, WIDE>(a, w, at, &mut flipped, target),
-                    (2, 2) => tile::<2, 2>(a, w, at, &mut flipped, target),
-                    (2, _) => tile::<2, 1>(a, w, at, &mut flipped, target),
-                    (_, WIDE) => tile::<1, WIDE>(a, w, at, &mut flipped, target),
-                    (_, 2) => tile::<1, 2>(a, w, at, &mut flipped, target),
-                    (_, _) => tile::<1, 1>(a, w, at, &mut flipped, target),
-                }
+            for row in group..end {
+                flipped.put(row - group, &a[row * w.k..(row + 1) * w.k]);
             }
-            block += wide;
         }
-        row += tall;
+        for block in (0..blocks).step_by(WIDE) {
+            let wide = (blocks - block).min(WIDE);
+            let mut row = group;
+            while row < end {
+                let tall = match end - row {
+                    TALL.. => TALL,
+                    4.. => 4,
+                    2.. => 2,
+                    _ => 1,
+                };
+                let at = (row, row - group, block);
+                // SAFETY: passed on; rows and blocks exist.
+                unsafe {
+                    match (tall, wide) {
+                        (TALL, WIDE) => tile::<TALL, WIDE>(a, w, at, &mut flipped, target),
+                        (TALL, 2) => tile::<TALL, 2>(a, w, at, &mut flipped, target),
+                        (TALL, _) => tile::<TALL, 1>(a, w, at, &mut flipped, target),
+                        (4, WIDE) => tile::<4, WIDE>(a, w, at, &mut flipped, target),
+                        (4, 2) => tile::<4, 2>(a, w, at, &mut flipped, target),
+                        (4, _) => tile::<4, 1>(a, w, at, &mut flipped, target),
+                        (2, WIDE) => tile::<2, WIDE>(a, w, at, &mut flipped, target),
+                        (2, 2) => tile::<2, 2>(a, w, at, &mut flipped, target),
+                        (2, _) => tile::<2, 1>(a, w, at, &mut flipped, target),
+                        (_, WIDE) => tile::<1, WIDE>(a, w, at, &mut flipped, target),
+                        (_, 2) => tile::<1, 2>(a, w, at, &mut flipped, target),
+                        (_, _) => tile::<1, 1>(a, w, at, &mut flipped, target),
+                    }
+                }
+                row += tall;
+            }
+        }
     }
 }
 
-/// `a ^ 0x80` of rows of `width` bytes, at multiples of [`PITCH`] of `out`; up to three bytes behind a row are whatever they were, and
-/// meet weights of 0.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn flip(a: &[i8], width: usize, out: &mut [u8; TALL * PITCH]) {
-    let sign = _mm512_set1_epi8(i8::MIN);
-    for (row, out) in a.chunks_exact(width).zip(out.chunks_exact_mut(PITCH)) {
-        let (from, from_left) = row.as_chunks::<64>();
-        let (to, to_left) = out.as_chunks_mut::<64>();
-        for (from, to) in from.iter().zip(&mut *to) {
-            // SAFETY: 64 bytes each.
-            unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_xor_si512(_mm512_loadu_si512(from.as_ptr().cast()), sign)) };
+/// Rows of activations as `a ^ 0x80`.
+struct Flipped {
+    /// Zeroing them would cost small products a twentieth of their time.
+    bytes: [MaybeUninit<u8>; FLIPPED],
+    /// Bytes from one row to the next: an odd number of cache lines, because others would put the rows of a tile into few sets of the cache.
+    pitch: usize,
+}
+
+impl Flipped {
+    const fn new(width: usize) -> Self {
+        Self { bytes: [MaybeUninit::uninit(); FLIPPED], pitch: Self::pitch(width) }
+    }
+
+    const fn pitch(width: usize) -> usize {
+        (width.div_ceil(64) | 1) * 64
+    }
+
+    /// Puts a row of at most `width` bytes at place `place`, and behind it what its last 64 bytes need: those meet weights of 0.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    fn put(&mut self, place: usize, row: &[i8]) {
+        let sign = _mm512_set1_epi8(i8::MIN);
+        let at = place * self.pitch;
+        for (from, to) in row.chunks(64).zip(self.bytes[at..at + self.pitch].as_chunks_mut::<64>().0) {
+            // SAFETY: the mask cuts off what is behind the row.
+            let from = unsafe { _mm512_maskz_loadu_epi8(u64::MAX >> (64 - from.len()), from.as_ptr()) };
+            // SAFETY: 64 bytes.
+            unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_xor_si512(from, sign)) };
         }
-        debug_assert!(to_left.is_empty());
-        if let Some(to) = to.get_mut(from.len()) {
-            let mask = (1u64 << from_left.len()) - 1;
-            // SAFETY: the mask cuts off what is behind the row; the output has whole chunks.
-            unsafe {
-                let from = _mm512_maskz_loadu_epi8(mask, from_left.as_ptr());
-                _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_xor_si512(from, sign));
-            }
-        }
+    }
+
+    fn from(&self, place: usize) -> *const u8 {
+        self.bytes[place * self.pitch..].as_ptr().cast()
     }
 }
 
@@ -119,8 +137,8 @@ const fn existing(n: usize, block: usize) -> u16 {
     if n - block * LANES >= LANES { u16::MAX } else { (1 << (n % LANES)) - 1 }
 }
 
-/// One register tile: `MR` rows from `row`, `NR` blocks of channels from `first`. `flipped` holds the rows if `k <= DEPTH`, else it is
-/// filled here piece by piece.
+/// One register tile: `MR` rows from `row`, `NR` blocks of channels from `first`. `flipped` holds the rows from its row `place` on if `k <= DEPTH`,
+/// else it is filled here piece by piece, and `place` is 0.
 ///
 /// # Safety
 /// The CPU has the features; the rows exist in `a`, the blocks in the packed weights; the target is as [`finish`] says.
@@ -128,8 +146,8 @@ const fn existing(n: usize, block: usize) -> u16 {
 unsafe fn tile<const MR: usize, const NR: usize>(
     a: &[i8],
     w: &Columns<'_>,
-    (row, first): (usize, usize),
-    flipped: &mut [u8; TALL * PITCH],
+    (row, place, first): (usize, usize, usize),
+    flipped: &mut Flipped,
     target: Target<'_>,
 ) {
     let stride = block_words(w.k);
@@ -161,22 +179,23 @@ unsafe fn tile<const MR: usize, const NR: usize>(
         if w.k > DEPTH {
             for i in 0..MR {
                 let from = (row + i) * w.k + piece;
-                let to: &mut [u8] = &mut flipped[i * PITCH..];
-                // One row at a time: the rows of a piece do not lie together.
-                flip_row(&a[from..from + depth], to);
+                flipped.put(i, &a[from..from + depth]);
             }
         }
-        // SAFETY: the piece's groups are inside the block; `flipped` has `TALL` rows of `DEPTH` bytes.
-        unsafe { multiply::<MR, NR, false>(&mut acc, flipped.as_ptr(), PITCH, weights.add(piece / 4 * LANES), stride, depth.div_ceil(4)) };
+        // SAFETY: the piece's groups are inside the block; `flipped` has `MR` rows of `depth` bytes from there on.
+        unsafe {
+            multiply::<MR, NR, false>(
+                &mut acc,
+                flipped.from(place),
+                flipped.pitch,
+                weights.add(piece / 4 * LANES),
+                stride,
+                depth.div_ceil(4),
+            )
+        };
     }
     // SAFETY: passed on.
     unsafe { finish(&acc, w.n, (row, first), target) }
-}
-
-fn flip_row(a: &[i8], out: &mut [u8]) {
-    for (to, &from) in out.iter_mut().zip(a) {
-        *to = from as u8 ^ 0x80;
-    }
 }
 
 /// Both registers saturated to int16, one after the other.
