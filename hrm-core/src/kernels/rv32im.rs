@@ -126,7 +126,7 @@ fn activations(input: &[i32], r: usize, k: usize) -> impl Iterator<Item = i32> {
     let words = eights.chunks(WORDS).flat_map(|eight| eight.iter().skip(1)).chain(left).skip(r / 2).step_by(2);
     words.map(move |&word| {
         let low = i32::from(word as i16);
-        if r % 2 == 0 { low } else { (word - low) >> 16 }
+        if r.is_multiple_of(2) { low } else { (word - low) >> 16 }
     })
 }
 

@@ -34,16 +34,16 @@ fn pack_quads<D: Dot>(w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
 /// Copies a row as `a ^ 0x80`.
 #[target_feature(enable = "avx2")]
 fn flip(row: &[i8], out: &mut [i32]) {
-    const BOTH: usize = LANES * QUAD;
-    let whole = row.len() / BOTH;
-    for (from, to) in row.chunks_exact(BOTH).zip(out.chunks_exact_mut(LANES)) {
-        // SAFETY: 32 bytes in and out.
+    let (whole, rest) = row.as_chunks::<16>();
+    let (to, to_rest) = out.split_at_mut(whole.len() * 4);
+    for (from, to) in whole.iter().zip(to.as_chunks_mut::<4>().0) {
+        // SAFETY: 16 bytes in and out.
         unsafe {
-            let flipped = _mm256_xor_si256(_mm256_loadu_si256(from.as_ptr().cast()), _mm256_set1_epi8(i8::MIN));
-            _mm256_storeu_si256(to.as_mut_ptr().cast(), flipped);
+            let flipped = _mm_xor_si128(_mm_loadu_si128(from.as_ptr().cast()), _mm_set1_epi8(i8::MIN));
+            _mm_storeu_si128(to.as_mut_ptr().cast(), flipped);
         }
     }
-    for (from, to) in row[BOTH * whole..].chunks(QUAD).zip(&mut out[LANES * whole..]) {
+    for (from, to) in rest.chunks(QUAD).zip(to_rest) {
         *to = word_of(from) ^ i32::from_ne_bytes([0x80; QUAD]);
     }
 }

@@ -1,6 +1,7 @@
 //! The network: a model bound to a kernel, with its weights as that kernel reads them. [`Run`] is one puzzle under way on it.
 
 mod run;
+mod watch;
 
 use core::fmt;
 
@@ -11,7 +12,8 @@ use crate::layers::Groups;
 use crate::memory::{MemoryError, Plan, Regions};
 use crate::parts::{Broken, OrBroken};
 pub use crate::state::Residual;
-pub use run::{Part, Place, Run};
+pub use run::Run;
+pub use watch::{Part, Place};
 
 /// A model bound to a kernel. Cheap to copy; holds no state.
 #[derive(Clone, Copy, Debug)]

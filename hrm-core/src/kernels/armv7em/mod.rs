@@ -13,7 +13,8 @@ mod project;
 
 use core::mem::MaybeUninit;
 
-use super::tiled::{self, CHUNK, LINES, MOST_COLUMNS, MOST_SUMS, Starts, Tile};
+use super::lines::LINES;
+use super::tiled::{self, CHUNK, MOST_COLUMNS, MOST_SUMS, Starts, Tile};
 use super::{Bases, Columns, Requant, scalar};
 use crate::parts::{Broken, OrBroken, Parts, holds};
 
@@ -64,7 +65,7 @@ impl<const IN_PLACE: bool> Tile for Smlad<IN_PLACE> {
 
     #[inline(always)]
     fn clear_sums<const N: usize>(buffer: &mut MaybeUninit<[i32; N]>) -> &mut [i32; N] {
-        const { assert!(N % 32 == 0 && N > 0 && MOST_SUMS % 32 == 0) }
+        const { assert!(N.is_multiple_of(32) && N > 0 && MOST_SUMS.is_multiple_of(32)) }
         // SAFETY: the buffer has `N` words, a multiple of 32 that is not 0; after the call all of them are initialised.
         unsafe {
             panels::clear_words(buffer.as_mut_ptr().cast(), N / 32);

@@ -146,13 +146,13 @@ pub(super) struct Hidden {
     pub mults: [*const i32; 2],
     pub out: *mut i8,
     pub shift: u32,
-    /// [`crate::kernels::tiled::LINES`] of the gate shift.
+    /// [`crate::kernels::lines::LINES`] of the gate shift.
     pub lines: *const [i32; 2],
     /// Fours of channels.
     pub fours: usize,
 }
 
-/// `out[c] = glu(requant(gate), requant(up))`: see [`crate::kernels::tiled::glu`], of which this is the same text; `GATE_SHIFT` is its shift.
+/// `out[c] = glu(requant(gate), requant(up))`: see [`crate::kernels::lines::glu`], of which this is the same text; `GATE_SHIFT` is its shift.
 ///
 /// # Safety
 /// The sums are those of `fours` fours of channels of one row, `fours` is not 0; each multiplier has `4 * fours` words to read at a multiple

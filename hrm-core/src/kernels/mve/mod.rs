@@ -13,8 +13,9 @@ use core::mem::MaybeUninit;
 
 use dot::{Dot, FOUR, STEP, STEPS};
 
+use super::lines::{LINES, glu};
 use super::tables::{SILU_BASE, SILU_SLOPE};
-use super::tiled::{self, CHUNK, LINES, MOST_COLUMNS, Starts};
+use super::tiled::{self, CHUNK, MOST_COLUMNS, Starts};
 use super::{Bases, Columns, Requant, reference};
 use crate::parts::{Broken, OrBroken, Parts, holds};
 
@@ -285,7 +286,7 @@ impl<'a> HiddenRow<'a> {
         for c in EIGHT * eights..n {
             let requant = |at: usize, mult: &[i32]| Ok(tiled::requant(*sums.part(at)?, shift, *mult.part(c)?));
             let (gate, up) = (requant(c, mults[0])?, requant(CHUNK + c, mults[1])?);
-            *out.part_mut(c)? = tiled::glu(gate, up, gate_shift, LINES.part(gate_shift as usize)?);
+            *out.part_mut(c)? = glu(gate, up, gate_shift, LINES.part(gate_shift as usize)?);
         }
         Ok(())
     }
