@@ -40,7 +40,7 @@ pub struct Guesses {
 struct Buffers<'b> {
     /// `[S]`.
     puzzle: &'b mut [u8],
-    /// Answer of the best guess, `[S]`.
+    /// Answer of the best guess; with [`Select::Verify`], until there is a valid one, that of the guess before the last; `[S]`.
     best: &'b mut [u8],
     /// The puzzle as the guess sees it, then its answer as the puzzle sees it, `[S]`.
     view: &'b mut [u8],
@@ -242,7 +242,7 @@ impl Guesses {
     /// Whether guesses work under assumptions.
     fn assumes(&self) -> bool {
         let chosen = match self.options.perturb {
-            Perturb::Assume => true,
+            Perturb::Assume | Perturb::AssumeAny => true,
             Perturb::Auto => self.options.select == Select::Verify,
             _ => false,
         };
@@ -259,7 +259,7 @@ impl Guesses {
             _ if assume => (c.start == Start::Random, false),
             Perturb::Auto if c.start == Start::Random || equivariant => (true, false),
             Perturb::Auto | Perturb::Symmetries => (false, true),
-            Perturb::Starts | Perturb::Assume => (true, false),
+            Perturb::Starts | Perturb::Assume | Perturb::AssumeAny => (true, false),
             Perturb::Both => (true, true),
         };
         let guess = u64::from(self.guess);
@@ -275,7 +275,14 @@ impl Guesses {
             (Some(s), _) => s.apply(buffers.puzzle, buffers.view).ok().or_broken()?,
             // `view` still holds the answer of the guess before.
             (None, Some(task)) if assume && guess > 0 => {
-                let some = schedule::assume(task, buffers.puzzle, buffers.view, Stream::new(seed, Purpose::Assumption, guess));
+                let cells = match perturb {
+                    Perturb::AssumeAny => 0,
+                    _ => schedule::differing(buffers.view, buffers.best),
+                };
+                if self.options.select == Select::Verify {
+                    copy(buffers.view, buffers.best);
+                }
+                let some = schedule::assume(task, buffers.puzzle, buffers.view, cells, Stream::new(seed, Purpose::Assumption, guess));
                 // Without assumptions only the start can make the guess another one.
                 differs |= !some;
             }

@@ -5,7 +5,8 @@
 //! are right. [`Perturb::Assume`](crate::solve::Perturb::Assume) therefore takes a few cells of the last answer that break no rule for granted
 //! in the next guess, and draws them anew for every guess; a wrong assumption costs one short guess, because the verifier judges by the
 //! puzzle alone. It is the decimation of message-passing solvers (Mézard, Parisi and Zecchina, Science 297, 2002), with a network in place
-//! of the messages.
+//! of the messages. Unlike there, the cells are those of which the network is *least* sure, where its last two answers differ: it finds the others
+//! by itself, so that assuming them tells it nothing.
 
 use crate::rng::Stream;
 use crate::task::Sudoku;
@@ -86,9 +87,15 @@ const fn luby(i: u16) -> u16 {
     }
 }
 
+/// Cells in which two answers differ, a bit for each.
+pub(crate) fn differing(a: &[u8], b: &[u8]) -> u128 {
+    a.iter().zip(b).enumerate().filter(|(_, (a, b))| a != b).fold(0, |cells, (cell, _)| cells | 1 << cell)
+}
+
 /// Turns the answer of the guess before into the puzzle of the next: the givens of `puzzle`, and 1 to [`MOST_ASSUMED`] other cells of
-/// `answer` whose digit stands nowhere else in their row, column and box. Both `[S]`. Returns whether there was such a cell.
-pub(crate) fn assume(task: Sudoku, puzzle: &[u8], answer: &mut [u8], mut random: Stream) -> bool {
+/// `answer` whose digit stands nowhere else in their row, column and box: of `cells` if there are such, else of all. Both `[S]`. Returns whether
+/// there was such a cell.
+pub(crate) fn assume(task: Sudoku, puzzle: &[u8], answer: &mut [u8], cells: u128, mut random: Stream) -> bool {
     for (a, &p) in answer.iter_mut().zip(puzzle) {
         if p != BLANK {
             *a = p;
@@ -99,6 +106,9 @@ pub(crate) fn assume(task: Sudoku, puzzle: &[u8], answer: &mut [u8], mut random:
         if p == BLANK && task.is_free_of_conflict(answer, cell) {
             open |= 1 << cell;
         }
+    }
+    if open & cells != 0 {
+        open &= cells;
     }
     let mut below = |n: u32| ((u64::from(random.next_u32()) * u64::from(n)) >> 32) as u32;
     let mut assumed: u128 = 0;
@@ -169,7 +179,7 @@ mod tests {
         let mut seen = 0u32;
         for index in 0..200 {
             let mut view = wrong;
-            assert!(assume(task, &puzzle, &mut view, Stream::new(7, Purpose::Assumption, index)));
+            assert!(assume(task, &puzzle, &mut view, 0, Stream::new(7, Purpose::Assumption, index)));
             assert_eq!(view[0], puzzle[0]);
             let cells: Vec<usize> = (1..16).filter(|&c| view[c] != BLANK).collect();
             assert!((1..=MOST_ASSUMED as usize).contains(&cells.len()), "{cells:?}");
@@ -182,10 +192,20 @@ mod tests {
         let free = (1..16).filter(|&c| task.is_free_of_conflict(&restored, c)).fold(0, |m, c| m | 1 << c);
         assert_eq!(seen, free);
         assert!(seen.count_ones() < 15 && seen >> 1 & 1 == 0);
+        // Of the cells in which the answer before differs, if there are such.
+        let mut before = restored;
+        (before[5], before[1], before[10]) = (BLANK, BLANK, BLANK);
+        let cells = differing(&restored, &before);
+        assert_eq!(cells, 1 << 1 | 1 << 5 | 1 << 10);
+        for index in 0..50 {
+            let mut view = wrong;
+            assert!(assume(task, &puzzle, &mut view, cells, Stream::new(7, Purpose::Assumption, index)));
+            assert_eq!(differing(&view, &puzzle) & !(1 << 5 | 1 << 10), 0, "cell 1 breaks a rule");
+        }
         // Nothing to assume: the puzzle as it is.
         let mut view = [2; 16];
         let open = [BLANK; 16];
-        assert!(!assume(task, &open, &mut view, Stream::new(7, Purpose::Assumption, 0)));
+        assert!(!assume(task, &open, &mut view, !0, Stream::new(7, Purpose::Assumption, 0)));
         assert_eq!(view, open);
     }
 }

@@ -43,9 +43,11 @@ pub enum Perturb {
     Symmetries,
     /// Both.
     Both,
-    /// Random starts, and a few cells of the answer before taken for granted; see [`crate::schedule`]. For tasks with rules; for others as
-    /// [`Perturb::Starts`].
+    /// Random starts, and a few cells in which the last two answers differ taken for granted as the last has them; see [`crate::schedule`]. For
+    /// tasks with rules; for others as [`Perturb::Starts`].
     Assume,
+    /// As [`Perturb::Assume`], but any cells of the last answer: a policy to compare with.
+    AssumeAny,
 }
 
 /// Settings of a [`Solver`].

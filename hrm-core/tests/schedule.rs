@@ -83,6 +83,23 @@ fn guesses_assume_cells_of_the_answer_before() {
     }
 }
 
+/// The network finds by itself what its answers agree on.
+#[test]
+fn guesses_assume_what_the_last_two_answers_differ_in() {
+    let all = guesses(Start::Random, options(Select::Verify, Perturb::Assume));
+    let mut unsure = 0;
+    for three in all.windows(3) {
+        let (before, last, tokens) = (&three[0].2, &three[1].2, &three[2].1);
+        let assumed = (0..81).filter(|&c| tokens[c] != puzzle()[c]);
+        let differ: Vec<bool> = assumed.map(|c| before[c] != last[c]).collect();
+        // Any cells, if none of those that differ keeps the rules.
+        assert!(differ.iter().all(|&d| d == differ[0]), "{differ:?}");
+        unsure += differ.iter().filter(|&&d| d).count();
+    }
+    assert!(unsure > 0);
+    assert_ne!(all, guesses(Start::Random, options(Select::Verify, Perturb::AssumeAny)));
+}
+
 #[test]
 fn guesses_of_a_vote_do_not_know_of_each_other() {
     for guess in guesses(Start::Random, options(Select::Vote, Perturb::Auto)) {
