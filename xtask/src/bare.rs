@@ -73,6 +73,8 @@ pub fn lint() -> Result<Done> {
             command.args(["-p", &format!("hrm-{folder}"), "-p", "hrm-firmware"]);
         }
         command.args(feature.map(|f| format!("--features={f}"))).args(["--target", target, "--target-dir"]).arg(target_dir());
+        // The flags of a board are for its linker and for the kernels: without them boards of one target share what they are made of.
+        command.env("RUSTFLAGS", "");
         // `&mut *(&raw mut STATIC)` is how memory is taken that belongs to one place of the program.
         must(command.args(["--", "-D", "warnings", "-A", "clippy::deref_addrof"]))?;
     }

@@ -21,7 +21,7 @@ struct Run {
 
 const RUNS: [Run; 2] = [
     Run { size: 4, settings: &[], puzzles: 1000, extra_givens: "6", solved: 995 },
-    Run { size: 6, settings: &["--set", "train.steps=1200"], puzzles: 500, extra_givens: "0", solved: 350 },
+    Run { size: 6, settings: &["--set", "train.steps=800"], puzzles: 500, extra_givens: "0", solved: 350 },
 ];
 
 /// Trains, quantises and solves.

@@ -56,8 +56,8 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "train",
-        about: "hrm-train without libtorch: data, engine, resume, quantisation",
-        run: || cargo_step(&["test", "--release", "-p", "hrm-train"]),
+        about: "hrm-train: data, engines, resume, quantisation",
+        run: || trainer(&["--lib", "--bins", "--test", "resume"]),
     },
     Step {
         name: "xtask",
@@ -70,7 +70,7 @@ const STEPS: &[Step] = &[
         run: || cargo_step(&["test", "--release", "-p", "hrm-tests", "--features", "tract", "--test", "tract"]),
     },
     Step { name: "line", about: "the whole line: train, quantise, solve (4x4 and 6x6)", run: line::run },
-    Step { name: "parity", about: "float models against the public implementations (libtorch)", run: parity },
+    Step { name: "parity", about: "float models against the public implementations (libtorch)", run: || trainer(&["--test", "parity"]) },
     Step { name: "parallel", about: "several ranks train what one process trains, over gloo; NCCL where there is a GPU", run: parallel },
     Step { name: "cuda", about: "the CUDA kernels: as C++ against the core, through NVRTC, on a GPU if there is one", run: cuda::run },
     Step { name: "lint", about: "clippy without warnings", run: lint },
@@ -192,22 +192,21 @@ fn cargo_step(args: &[&str]) -> Result<Done> {
     Ok(Done::Passed)
 }
 
-fn parity() -> Result<Done> {
-    must(cargo::with_libtorch()?.args(["test", "--release", "-p", "hrm-train", "--features", cargo::EVERYTHING, "--test", "parity"]))?;
+/// Tests of the trainer, all from one build. That it builds without libtorch the steps `line` and `lint` show.
+fn trainer(args: &[&str]) -> Result<Done> {
+    must(cargo::with_libtorch()?.args(["test", "--release", "-p", "hrm-train", "--features", cargo::EVERYTHING]).args(args))?;
     Ok(Done::Passed)
 }
 
 fn parallel() -> Result<Done> {
-    let test = ["test", "--release", "-p", "hrm-train", "--features", cargo::EVERYTHING];
-    must(cargo::with_libtorch()?.args(test).args(["--test", "parallel"]))?;
-    must(cargo::with_libtorch()?.args(test).args(["--lib", "parallel::", "--", "--nocapture"]))?;
-    Ok(Done::Passed)
+    trainer(&["--test", "parallel"])?;
+    trainer(&["--lib", "parallel::", "--", "--nocapture"])
 }
 
 fn lint() -> Result<Done> {
     must(cargo::command().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     must(cargo::command().args(["clippy", "-p", "hrm-core", "--all-targets", "--features", "std,serde", "--", "-D", "warnings"]))?;
-    must(cargo::command().args(["clippy", "-p", "hrm-train", "--all-targets", "--features", "cuda", "--", "-D", "warnings"]))?;
+    must(cargo::command().args(["clippy", "-p", "hrm-train", "--features", "cuda", "--", "-D", "warnings"]))?;
     must(cargo::with_libtorch()?.args([
         "clippy",
         "-p",
