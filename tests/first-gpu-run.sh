@@ -11,8 +11,6 @@
 set -eu
 DEVICE=${DEVICE:-cuda:0} N=${N:-1000} OUT=${OUT:-target/gpu-run}
 mkdir -p "$OUT"
-cargo build --release -p hrm-train --features cuda
-train=${CARGO_TARGET_DIR:-target}/release/hrm-train
 
 if [ "$DEVICE" != cpu ]; then
     nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv
@@ -20,6 +18,9 @@ if [ "$DEVICE" != cpu ]; then
     HRM_NEED_GPU=1 cargo xtask test cuda
     export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$PWD/target/cuda/lib"
 fi
+# After the tests, whose hrm-train has libtorch.
+cargo build --release -p hrm-train --features cuda
+train=${CARGO_TARGET_DIR:-target}/release/hrm-train
 if [ -z "${PUZZLES:-}" ]; then
     PUZZLES=$OUT/puzzles.csv
     "$train" data generate --size 9 --n "$N" --seed 77 --side test --hard --out "$PUZZLES"

@@ -241,12 +241,7 @@ impl Guesses {
 
     /// Whether guesses work under assumptions.
     fn assumes(&self) -> bool {
-        let chosen = match self.options.perturb {
-            Perturb::Assume | Perturb::AssumeAny => true,
-            Perturb::Auto => self.options.select == Select::Verify,
-            _ => false,
-        };
-        chosen && self.task.is_some()
+        self.options.perturb.assumes(self.options.select) && self.task.is_some()
     }
 
     fn begin_guess(&mut self, run: &mut impl Machine, buffers: &mut Buffers<'_>) -> Result<Iteration, Broken> {

@@ -50,6 +50,18 @@ pub enum Perturb {
     AssumeAny,
 }
 
+impl Perturb {
+    /// Whether guesses that are selected so work under assumptions, if their task has rules.
+    #[must_use]
+    pub const fn assumes(self, select: Select) -> bool {
+        match self {
+            Self::Assume | Self::AssumeAny => true,
+            Self::Auto => matches!(select, Select::Verify),
+            Self::Starts | Self::Symmetries | Self::Both => false,
+        }
+    }
+}
+
 /// Settings of a [`Solver`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]

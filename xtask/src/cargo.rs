@@ -80,6 +80,16 @@ pub fn with_libtorch() -> Result<Command> {
     Ok(command)
 }
 
+/// `cargo test` of `hrm-train` with [`EVERYTHING`], so that all its tests come from one build.
+///
+/// # Errors
+/// As [`with_libtorch`].
+pub fn test_trainer(args: &[&str]) -> Result<Command> {
+    let mut command = with_libtorch()?;
+    command.args(["test", "--release", "-p", "hrm-train", "--features", EVERYTHING]).args(args);
+    Ok(command)
+}
+
 /// Runs `hrm-train ARGS` from a release build with libtorch, in the caller's folder.
 ///
 /// # Errors

@@ -192,9 +192,9 @@ fn cargo_step(args: &[&str]) -> Result<Done> {
     Ok(Done::Passed)
 }
 
-/// Tests of the trainer, all from one build. That it builds without libtorch the steps `line` and `lint` show.
+/// Tests of the trainer. That it builds without libtorch the steps `line` and `lint` show.
 fn trainer(args: &[&str]) -> Result<Done> {
-    must(cargo::with_libtorch()?.args(["test", "--release", "-p", "hrm-train", "--features", cargo::EVERYTHING]).args(args))?;
+    must(&mut cargo::test_trainer(args)?)?;
     Ok(Done::Passed)
 }
 

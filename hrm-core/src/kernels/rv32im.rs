@@ -27,7 +27,7 @@ const WORDS: usize = 1 + EIGHT * SIDE / 2;
 const MOST: u32 = 258;
 
 /// Words of a tile of `k` columns: `[K / 8]` of [`WORDS`], then the columns left, `[K % 8][2]`.
-const fn words_of(k: usize) -> usize {
+const fn tile_words(k: usize) -> usize {
     k / EIGHT * WORDS + k % EIGHT * (SIDE / 2)
 }
 
@@ -52,7 +52,7 @@ impl Tile for Multiplier {
         let none = NOTHING.part(..k)?;
         let row = |r: usize| rows.get(r * k..(r + 1) * k).unwrap_or(none).as_chunks::<EIGHT>();
         let [(a, a_left), (b, b_left), (c, c_left), (d, d_left)] = [row(0), row(1), row(2), row(3)];
-        let (eights, left) = out.part_mut(..words_of(k))?.split_at_mut_checked(k / EIGHT * WORDS).or_broken()?;
+        let (eights, left) = out.part_mut(..tile_words(k))?.split_at_mut_checked(k / EIGHT * WORDS).or_broken()?;
         for (out, ((a, b), (c, d))) in eights.as_chunks_mut::<WORDS>().0.iter_mut().zip(a.iter().zip(b).zip(c.iter().zip(d))) {
             let [sums, words @ ..] = out;
             *sums = [a, b, c, d].into_iter().fold(EIGHT_AT_ONCE, |sums, row| sums.max(at_once(row)));
@@ -64,7 +64,7 @@ impl Tile for Multiplier {
 
     #[inline(always)]
     fn dot(input: &[i32], w: &Columns<'_>, rows: usize, first: usize, panels: usize, sums: &mut [i32]) -> Result<(), Broken> {
-        let input = input.part(..words_of(w.k))?;
+        let input = input.part(..tile_words(w.k))?;
         let (whole, rest) = (panels.min(w.n.saturating_sub(first) / SIDE), w.n.saturating_sub(first) % SIDE);
         let (sums, last) = sums.part_mut(..panels * SIDE * SIDE)?.split_at_mut_checked(whole * SIDE * SIDE).or_broken()?;
         let (weights, stride) = w.in_place();
@@ -144,26 +144,23 @@ unsafe extern "C" fn products(sums: *mut i32, input: *const i32, weights: *const
     macro_rules! lines {
         ($($line:literal)+) => { concat!($($line, "\n"),+) };
     }
-    // A column that begins a sum: weights at `$w`, activations at `$a` and `$b`.
-    macro_rules! first {
+    // The activations and weights of a column: weights at `$w`, activations at `$a` and `$b`.
+    macro_rules! column {
         ($w:literal, $a:literal, $b:literal) => {
-            concat!(
-                "lw t4, ", $a, "(a1)\n",
-                "lb a6, ", $w, "(a2)\n",
-                "lb a7, ", $w, "(a3)\n",
-                "lw t5, ", $b, "(a1)\n",
-                lines!("mul t0, t4, a6" "mul t1, t4, a7" "mul t2, t5, a6" "mul t3, t5, a7")
-            )
+            concat!("lw t4, ", $a, "(a1)\n", "lb a6, ", $w, "(a2)\n", "lb a7, ", $w, "(a3)\n", "lw t5, ", $b, "(a1)\n")
+        };
+    }
+    // A column that begins a sum.
+    macro_rules! first {
+        ($($at:literal),+) => {
+            concat!(column!($($at),+), lines!("mul t0, t4, a6" "mul t1, t4, a7" "mul t2, t5, a6" "mul t3, t5, a7"))
         };
     }
     // One that goes on with it.
     macro_rules! next {
-        ($w:literal, $a:literal, $b:literal) => {
+        ($($at:literal),+) => {
             concat!(
-                "lw t4, ", $a, "(a1)\n",
-                "lb a6, ", $w, "(a2)\n",
-                "lb a7, ", $w, "(a3)\n",
-                "lw t5, ", $b, "(a1)\n",
+                column!($($at),+),
                 lines!("mul t6, t4, a6" "mul t4, t4, a7" "mul a6, t5, a6" "mul t5, t5, a7"),
                 lines!("add t0, t0, t6" "add t1, t1, t4" "add t2, t2, a6" "add t3, t3, t5")
             )

@@ -23,8 +23,9 @@ struct Spent {
 
 fn options(perturb: Perturb, depth: Depth, segments: u16, change: impl FnOnce(&mut Options)) -> Options {
     let policy = Policy { depth, ..Policy::budget(segments) };
-    let guesses = depth.guesses_within(BUDGET, segments, matches!(perturb, Perturb::Assume | Perturb::AssumeAny));
-    let mut o = Options { policy, guesses, select: Select::Verify, perturb, noise: 0, seed: 0 };
+    let select = Select::Verify;
+    let guesses = depth.guesses_within(BUDGET, segments, perturb.assumes(select));
+    let mut o = Options { policy, guesses, select, perturb, noise: 0, seed: 0 };
     change(&mut o);
     o
 }
