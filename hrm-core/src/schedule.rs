@@ -1,6 +1,6 @@
 //! Which guess comes next: what differs from the one before, how deep it goes, when it is given up.
 //!
-//! The default was found on held-out training puzzles (`docs/reproduction.md` has the table): fresh starts of one network mostly solve the
+//! The default was found on training puzzles, most of them held out (`docs/reproduction.md` has the table): fresh starts of one network mostly solve the
 //! same puzzles again, so width in starts alone is spent in vain. What the network answers is worth more: most cells of a wrong answer
 //! are right. [`Perturb::Assume`](crate::solve::Perturb::Assume) therefore takes a few cells of the last answer that break no rule for granted
 //! in the next guess, and draws them anew for every guess; a wrong assumption costs one short guess, because the verifier judges by the
