@@ -296,18 +296,16 @@ fn first_engine(config: &RunConfig, spec: &ModelSpec, train: &Examples) -> anyho
         return build_engine(config, spec, None);
     }
     let model = FloatModel::load(Path::new(path)).context("train.init")?;
-    ensure!(
-        model.spec == *spec,
-        "train.init: {path} has another architecture than [model]: {:?}, expected {:?}",
-        model.spec.config,
-        spec.config
-    );
-    let mut engine = build_engine(config, spec, Some(&model.weights)).with_context(|| format!("train.init: {path}"))?;
+    let weights = model.weights_for(spec).with_context(|| {
+        let (found, expected) = (model.spec.config, spec.config);
+        format!("train.init: {path} has another architecture than [model]: {found:?}, expected {expected:?}")
+    })?;
+    let mut engine = build_engine(config, spec, Some(&weights)).with_context(|| format!("train.init: {path}"))?;
     if config.train.quantize {
         let n = CALIBRATION.min(train.len());
         let (inputs, tokens) = (train.tokens().0, usize::from(spec.config.tokens));
         let puzzles: Vec<&[u8]> = (0..n).map(|i| &inputs[i * train.len() / n * tokens..][..tokens]).collect();
-        let net = FloatNet::new(NetWeights::new(spec, &model.weights)?);
+        let net = FloatNet::new(NetWeights::new(spec, &weights)?);
         let (plan, _) = quantize::calibrate(&net, &puzzles, &QuantizeOptions::default()).context("train.quantize")?;
         engine.round_as(&plan)?;
     }

@@ -79,8 +79,8 @@ impl Verdict {
 const UNITS: [&str; 3] = ["row", "column", "box"];
 
 impl Sudoku {
-    /// Number of groupings [`Sudoku::group`] knows: row, column, box, cell.
-    pub const GROUPINGS: usize = 4;
+    /// Number of groupings [`Sudoku::group`] knows: row, column, box, cell, row in a box, column in a box.
+    pub const GROUPINGS: usize = 6;
 
     /// The rules of size `n`: 4 (boxes of 2 x 2), 6 (boxes of 2 rows x 3 columns) or 9 (3 x 3).
     #[must_use]
@@ -149,7 +149,8 @@ impl Sudoku {
         self.size() + 2
     }
 
-    /// Group of `cell` in grouping `k`: 0 rows, 1 columns, 2 boxes, else the cell itself. Groups count from 0 without gaps.
+    /// Group of `cell` in grouping `k`: 0 rows, 1 columns, 2 boxes, 3 the cell itself, 4 the cells that a row and a box share, else those
+    /// that a column and a box share. Groups count from 0 without gaps.
     #[must_use]
     pub const fn group(&self, k: usize, cell: usize) -> usize {
         let (row, col) = (cell / self.size(), cell % self.size());
@@ -157,7 +158,9 @@ impl Sudoku {
             0 => row,
             1 => col,
             2 => row / self.box_rows() * (self.size() / self.box_cols()) + col / self.box_cols(),
-            _ => cell,
+            3 => cell,
+            4 => row * (self.size() / self.box_cols()) + col / self.box_cols(),
+            _ => col * (self.size() / self.box_rows()) + row / self.box_rows(),
         }
     }
 
@@ -390,6 +393,15 @@ mod tests {
                 }
             }
             assert_eq!(s.group(3, 5), 5);
+            // Cells share an intersection if they share a row (a column) and a box; groups count without gaps.
+            for (k, line) in [(4, 0), (5, 1)] {
+                for (a, b) in (0..s.cells()).flat_map(|a| (0..s.cells()).map(move |b| (a, b))) {
+                    let both = s.group(line, a) == s.group(line, b) && s.group(2, a) == s.group(2, b);
+                    assert_eq!(s.group(k, a) == s.group(k, b), both, "{n}: {k} {a} {b}");
+                }
+                let groups: std::collections::BTreeSet<usize> = (0..s.cells()).map(|c| s.group(k, c)).collect();
+                assert_eq!(groups.last(), Some(&(groups.len() - 1)));
+            }
         }
         // Boxes of the 6x6 are two rows high and three columns wide.
         let six = Sudoku::new(6).unwrap();

@@ -26,10 +26,14 @@ impl RunConfig {
     pub fn spec(&self) -> anyhow::Result<ModelSpec> {
         let m = &self.model;
         let grouped = matches!(m.mixer, Mixer::GroupSum | Mixer::GroupAttention);
+        ensure!(
+            !m.intersections || (grouped && self.task.kind == TaskKind::Sudoku),
+            "model.intersections is true, expected false without boxes (task.kind = \"sudoku\") or without groups (model.mixer = \"group-sum\" or \"group-attention\")"
+        );
         let (tokens, vocab, groupings) = match self.task.kind.grid() {
             None => {
                 let sudoku = self.sudoku()?;
-                (sudoku.cells(), sudoku.vocab(), if grouped { sudoku_groupings(sudoku, m.fields) } else { Vec::new() })
+                (sudoku.cells(), sudoku.vocab(), if grouped { sudoku_groupings(sudoku, m.fields, m.intersections) } else { Vec::new() })
             }
             Some(kind) => {
                 let size = self.task.size;
@@ -65,14 +69,16 @@ impl RunConfig {
     }
 }
 
-/// Row, column and box for each field, and with fields the cell over all of them.
-fn sudoku_groupings(sudoku: Sudoku, fields: bool) -> Vec<Grouping> {
-    let count = if fields { Sudoku::GROUPINGS } else { Sudoku::GROUPINGS - 1 };
-    (0..count)
+/// Row, column and box for each field, with fields the cell over all of them, and if wanted what a box shares with a row and with a column. A
+/// model without those is one of zero weights with them: they come last.
+fn sudoku_groupings(sudoku: Sudoku, fields: bool, intersections: bool) -> Vec<Grouping> {
+    const CELL: usize = 3;
+    (0..Sudoku::GROUPINGS)
+        .filter(|&k| k < CELL || (k == CELL && fields) || (k > CELL && intersections))
         .map(|k| Grouping {
             // At most 81 groups: the cast cannot truncate.
             ids: (0..sudoku.cells()).map(|cell| sudoku.group(k, cell) as u16).collect(),
-            merge_fields: k == Sudoku::GROUPINGS - 1,
+            merge_fields: k == CELL,
         })
         .collect()
 }

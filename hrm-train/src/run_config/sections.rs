@@ -202,6 +202,9 @@ section! {
         mixer: Mixer = Mixer::GroupSum,
         /// One field of channels for each symbol, with shared weights: exactly equivariant to relabelling. Sudoku only.
         fields: bool = true,
+        /// Group also the cells that a box shares with a row, and with a column: there a digit that is locked in shows. Sudoku with groups
+        /// only.
+        intersections: bool = false,
         /// One module for both updates (true) or an L module and an H module.
         shared: bool = true,
         /// Channels of a row, 4 to 1024.
@@ -238,8 +241,8 @@ section! {
         device: String = "cpu".to_owned(),
         /// `f32` or `bf16` (torch only).
         dtype: Dtype = Dtype::F32,
-        /// Model whose weights the run starts from (a run folder or a `.safetensors` of the same architecture), such as to fine-tune it; empty:
-        /// fresh weights. Relative to the working directory.
+        /// Model whose weights the run starts from (a run folder or a `.safetensors`), such as to fine-tune it; empty: fresh weights. Of the same
+        /// architecture, or with group sums of one without the last groupings, whose weights are zero then. Relative to the working directory.
         init: String = String::new(),
         /// Round weights and matmul inputs as the integer network does, with a straight-through gradient (quantisation-aware training). The ranges
         /// are those that calibration finds for `init`, which must be given; fused engine only.

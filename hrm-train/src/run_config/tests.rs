@@ -64,6 +64,18 @@ fn groupings_follow_the_task() {
     assert_eq!(spec.groupings.iter().map(|g| g.largest(6)).collect::<Vec<_>>(), [6, 6, 6, 6]);
     let plain = RunConfig::parse(MINIMAL, &["model.fields=false".to_owned()]).unwrap().spec().unwrap();
     assert_eq!((plain.config.fields, plain.config.groupings), (1, 3));
+    let with = |fields: &str| {
+        let set = ["task.size=6".to_owned(), "model.intersections=true".to_owned(), format!("model.fields={fields}")];
+        RunConfig::parse(MINIMAL, &set).unwrap().spec().unwrap()
+    };
+    let (more, few) = (with("true"), with("false"));
+    assert_eq!(more.groupings[..4], spec.groupings);
+    assert_eq!(more.groupings.iter().map(|g| g.largest(6)).collect::<Vec<_>>(), [6, 6, 6, 6, 3, 2]);
+    assert_eq!(few.groupings.iter().map(|g| g.largest(1)).collect::<Vec<_>>(), [6, 6, 6, 3, 2]);
+    let attention = ["model.intersections=true", "model.mixer=attention", "model.fields=false", "model.heads=2"];
+    let (text, set) = (MINIMAL, attention.map(str::to_owned));
+    let message = format!("{:#}", RunConfig::parse(text, &set).and_then(|c| c.spec()).unwrap_err());
+    assert!(message.contains("model.intersections is true, expected false"), "{message}");
 }
 
 #[test]
