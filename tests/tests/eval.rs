@@ -89,14 +89,18 @@ fn the_commands_print_the_same_hashes() {
     }
 }
 
-/// The model for devices with 128 KiB of RAM fits them, and solves more than half of puzzles that it was not trained on.
+/// The models for devices with 128 and 256 KiB of RAM fit them, and solve more than half of puzzles that they were not trained on.
 #[test]
-fn the_tiny_model_fits_and_solves() {
-    let model = Model::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/sudoku-9x9-tiny.hrm")).unwrap();
-    let arena = model.network().required_bytes(Plan::DEVICE);
-    assert!(arena + 1024 <= 128 * 1024, "{arena} bytes, and the solver's");
-    let set = puzzles(9, 8);
-    let options = model.default_options();
-    let solved = (0..set.len()).filter(|&i| model.solve(set.input(i), &options).unwrap().answer.as_deref() == Some(set.label(i))).count();
-    assert!(solved > set.len() / 2, "{solved} of {}", set.len());
+fn the_other_models_fit_and_solve() {
+    for (name, kib) in [("tiny", 128), ("locked", 256)] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../models/sudoku-9x9-{name}.hrm"));
+        let model = Model::open(path).unwrap();
+        let arena = model.network().required_bytes(Plan::DEVICE);
+        assert!(arena + 1024 <= kib * 1024, "{name}: {arena} bytes, and the solver's");
+        let set = puzzles(9, 8);
+        let options = model.default_options();
+        let solved =
+            (0..set.len()).filter(|&i| model.solve(set.input(i), &options).unwrap().answer.as_deref() == Some(set.label(i))).count();
+        assert!(solved > set.len() / 2, "{name}: {solved} of {}", set.len());
+    }
 }
