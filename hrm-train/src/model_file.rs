@@ -129,8 +129,13 @@ impl FloatModel {
         let (old, new) = (config.mix_width(), spec.config.mix_width());
         let mut weights = self.weights.clone();
         for (_, (shape, values)) in weights.iter_mut().filter(|(name, _)| name.ends_with(".up.weight")) {
-            *values = values.chunks(old).flat_map(|row| row.iter().copied().chain(repeat_n(0.0, new - old))).collect();
-            shape[1] = new;
+            // Other shapes are left for the engine to refuse.
+            if let [_, width] = &mut shape[..]
+                && *width == old
+            {
+                *values = values.chunks(old).flat_map(|row| row.iter().copied().chain(repeat_n(0.0, new - old))).collect();
+                *width = new;
+            }
         }
         Some(weights)
     }
