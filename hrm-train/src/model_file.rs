@@ -117,9 +117,9 @@ impl FloatModel {
     /// The weights for the architecture `spec`: the model's own, or one of group sums whose groupings go on where the model's end. Sums that
     /// the model does not know have weight zero there, so that it computes the same until it is trained. `None` for other architectures.
     #[must_use]
-    pub fn weights_for(&self, spec: &ModelSpec) -> Option<Tensors> {
+    pub fn into_weights_for(mut self, spec: &ModelSpec) -> Option<Tensors> {
         if self.spec == *spec {
-            return Some(self.weights.clone());
+            return Some(self.weights);
         }
         let config = Config { groupings: self.spec.config.groupings, ..spec.config };
         let goes_on = spec.groupings.starts_with(&self.spec.groupings) && config.mixer == Mixer::GroupSum;
@@ -127,8 +127,7 @@ impl FloatModel {
             return None;
         }
         let (old, new) = (config.mix_width(), spec.config.mix_width());
-        let mut weights = self.weights.clone();
-        for (_, (shape, values)) in weights.iter_mut().filter(|(name, _)| name.ends_with(".up.weight")) {
+        for (_, (shape, values)) in self.weights.iter_mut().filter(|(name, _)| name.ends_with(".up.weight")) {
             // Other shapes are left for the engine to refuse.
             if let [_, width] = &mut shape[..]
                 && *width == old
@@ -137,7 +136,7 @@ impl FloatModel {
                 *width = new;
             }
         }
-        Some(weights)
+        Some(self.weights)
     }
 
     /// An engine that runs these weights; for evaluation and calibration, not to train on.

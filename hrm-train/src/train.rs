@@ -296,10 +296,10 @@ fn first_engine(config: &RunConfig, spec: &ModelSpec, train: &Examples) -> anyho
         return build_engine(config, spec, None);
     }
     let model = FloatModel::load(Path::new(path)).context("train.init")?;
-    let weights = model.weights_for(spec).with_context(|| {
-        let (found, expected) = (model.spec.config, spec.config);
-        format!("train.init: {path} has another architecture than [model]: {found:?}, expected {expected:?}")
-    })?;
+    let (found, expected) = (model.spec.config, spec.config);
+    let weights = model
+        .into_weights_for(spec)
+        .with_context(|| format!("train.init: {path} has another architecture than [model]: {found:?}, expected {expected:?}"))?;
     let mut engine = build_engine(config, spec, Some(&weights)).with_context(|| format!("train.init: {path}"))?;
     if config.train.quantize {
         let n = CALIBRATION.min(train.len());

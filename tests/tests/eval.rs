@@ -92,12 +92,12 @@ fn the_commands_print_the_same_hashes() {
 /// The models for devices with 128 and 256 KiB of RAM fit them, and solve more than half of puzzles that they were not trained on.
 #[test]
 fn the_other_models_fit_and_solve() {
+    let set = puzzles(9, 8);
     for (name, kib) in [("tiny", 128), ("locked", 256)] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../models/sudoku-9x9-{name}.hrm"));
         let model = Model::open(path).unwrap();
         let arena = model.network().required_bytes(Plan::DEVICE);
         assert!(arena + 1024 <= kib * 1024, "{name}: {arena} bytes, and the solver's");
-        let set = puzzles(9, 8);
         let options = model.default_options();
         let solved =
             (0..set.len()).filter(|&i| model.solve(set.input(i), &options).unwrap().answer.as_deref() == Some(set.label(i))).count();

@@ -28,7 +28,8 @@ impl RunConfig {
         let grouped = matches!(m.mixer, Mixer::GroupSum | Mixer::GroupAttention);
         ensure!(
             !m.intersections || (grouped && self.task.kind == TaskKind::Sudoku),
-            "model.intersections is true, expected false without boxes (task.kind = \"sudoku\") or without groups (model.mixer = \"group-sum\" or \"group-attention\")"
+            "model.intersections is true, expected false without boxes (task.kind = \"sudoku\") or without groups \
+             (model.mixer = \"group-sum\" or \"group-attention\")"
         );
         let (tokens, vocab, groupings) = match self.task.kind.grid() {
             None => {
