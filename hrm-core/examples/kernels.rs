@@ -63,7 +63,7 @@ fn shapes(kernel: Kernel) -> Result<(), Broken> {
         let w = Columns::new(&weights, n, 0, k, &packed);
         let (mut wide, mut narrow) = (vec![0; rows * n], vec![0; rows * n]);
         let macs = (rows * n * k) as f64;
-        let t = best_time(|| kernel.accumulate(black_box(&a), &w, &mut wide))?;
+        let t = best_time(|| kernel.accumulate(black_box(&a), &w, None, &mut wide))?;
         let u = best_time(|| kernel.project(black_box(&a), &w, &q, None, &mut narrow))?;
         println!("{rows:4} rows {k:4} -> {n:4}: accumulate {:7.1} GMAC/s, project {:7.1} GMAC/s", macs / t / 1e9, macs / u / 1e9);
     }

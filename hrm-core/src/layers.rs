@@ -4,6 +4,7 @@ use core::num::NonZeroUsize;
 use core::ops::Range;
 
 use crate::format::{Attention, GatedMlp, Matrix};
+use crate::groups::Groups;
 use crate::kernels::{Bases, Columns, GroupInputs, Kernel, Mlp, MlpScratch, Requant, reference};
 use crate::lean::{self, Caching, Rows};
 use crate::memory::Schedule;
@@ -18,7 +19,8 @@ pub(crate) struct Scratch<'a> {
     pub sums: &'a mut [i16],
     pub sum_views: &'a mut [i8],
     pub bases: &'a mut [i32],
-    /// `[R, G]`: stacked group row of each row in each grouping; in the lean schedule only for the rows of a tile.
+    /// `[R, kept]`: stacked group row of each row in each grouping that is kept, then [`Groups::rows_around`] of those that others are
+    /// folded into; in the lean schedule only for the rows of a tile.
     pub index: &'a mut [u16],
     /// Rows of each stacked group row, one after the other, and where each group row ends.
     pub members: &'a mut [u16],
@@ -38,56 +40,6 @@ pub(crate) struct Scratch<'a> {
     pub scores: &'a mut [i32],
     pub tile: usize,
     pub schedule: Schedule,
-}
-
-/// The groupings of a model. Grouping `g` owns the stacked group rows `starts[g]..starts[g + 1]`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Groups<'m> {
-    pub count: usize,
-    pub starts: [usize; 9],
-    /// Group id of each token.
-    pub ids: [&'m [u16]; 8],
-    /// Whether the fields of a token are one row.
-    pub merged: [bool; 8],
-    pub fields: usize,
-    /// Group rows of all groupings.
-    pub rows: usize,
-}
-
-impl Groups<'_> {
-    /// Stacked group row of (`token`, `field`) in grouping `g`.
-    #[inline]
-    pub(crate) fn row(&self, g: usize, token: usize, field: usize) -> Result<usize, Broken> {
-        let id = usize::from(*self.ids(g)?.part(token)?);
-        Ok(*self.starts.part(g)? + if self.merges(g)? { id } else { id * self.fields + field })
-    }
-
-    /// Group id of each token in grouping `g`.
-    #[inline]
-    pub(crate) fn ids(&self, g: usize) -> Result<&[u16], Broken> {
-        self.ids.part(g).copied()
-    }
-
-    /// Whether grouping `g` takes the fields of a token as one row.
-    #[inline]
-    pub(crate) fn merges(&self, g: usize) -> Result<bool, Broken> {
-        self.merged.part(g).copied()
-    }
-
-    /// Group rows of one group of grouping `g` while `fields` fields are looked at.
-    pub(crate) fn rows_of(&self, g: usize, fields: usize) -> Result<usize, Broken> {
-        Ok(if self.merges(g)? { 1 } else { fields })
-    }
-
-    /// The stacked group rows of grouping `g`.
-    pub(crate) fn range(&self, g: usize) -> Result<Range<usize>, Broken> {
-        Ok(*self.starts.part(g)?..*self.starts.part(g + 1)?)
-    }
-
-    /// Tokens of the puzzle.
-    pub(crate) const fn tokens(&self) -> usize {
-        self.ids[0].len()
-    }
 }
 
 /// Hands out the packed forms of a block's matrices in order.
@@ -128,12 +80,23 @@ pub(crate) fn gated_mlp<'m>(
         *columns = p.columns(&mlp.up, (1 + g) * width, width);
     }
     let down = p.columns(&mlp.down, 0, inner);
+    let kept = groups.map_or(0, |g| g.kept);
+    let columns = NonZeroUsize::new(width).or_broken()?;
+    let (index, mut rest) = s.index.split_at_checked(x.len() / columns * kept).or_broken()?;
+    let mut folded: [&[u16]; 8] = [&[]; 8];
+    for (g, folded) in folded.iter_mut().enumerate().take(g_count) {
+        if let Some(groups) = groups {
+            (*folded, rest) = rest.split_at_checked(groups.range(g)?.len() * groups.folded(g)).or_broken()?;
+        }
+    }
     let inputs = match groups {
         Some(groups) => Some(GroupInputs {
             columns: of_sums,
             m: &mlp.m_group,
             starts: groups.starts.part(..=g_count)?,
-            index: s.index,
+            folded: folded.part(..g_count)?,
+            index,
+            kept,
             members: s.members,
             ends: s.ends,
         }),
@@ -148,7 +111,6 @@ pub(crate) fn gated_mlp<'m>(
     let together = if g_count > 0 { x.len() } else { s.tile * width };
     let tile = s.tile * width;
     holds(together > 0 && tile > 0)?;
-    let columns = NonZeroUsize::new(width).or_broken()?;
     let mut tiles = x.chunks_mut(together);
     if tiles.all(|x| kernel.gated_mlp(&whole, x, &mut scratch)) {
         return Ok(());
@@ -157,19 +119,22 @@ pub(crate) fn gated_mlp<'m>(
     kernel.view8(x, mlp.m_in, view)?;
     if let Some(groups) = groups {
         s.sums.fill(0);
-        kernel.group_sums(view, width, s.index, g_count, s.sums)?;
-        for (g, (weights, &m)) in of_sums.iter().zip(&mlp.m_group).enumerate() {
+        kernel.group_sums(view, width, index, kept, s.sums)?;
+        groups.add_folded(s.sums, width, kernel)?;
+        for (g, ((weights, &m), around)) in of_sums.iter().zip(&mlp.m_group).zip(folded).enumerate() {
             let Range { start, end } = groups.range(g)?;
             let views = s.sum_views.part_mut(start * width..end * width)?;
             kernel.view8(s.sums.part(start * width..end * width)?, m, views)?;
-            kernel.accumulate(views, weights, s.bases.part_mut(start * wide..end * wide)?)?;
+            let (before, products) = s.bases.split_at_mut_checked(start * wide).or_broken()?;
+            let bases = Bases { table: before, index: around, groupings: groups.folded(g) };
+            kernel.accumulate(views, weights, Some(&bases), products.part_mut(..(end - start) * wide)?)?;
         }
     }
     for (t, x) in x.chunks_mut(tile).enumerate() {
         let (first, rows) = (t * s.tile, x.len() / columns);
         let view = s.view.part(first * width..(first + rows) * width)?;
-        let index = s.index.part(first * g_count..(first + rows) * g_count)?;
-        let bases = (g_count > 0).then_some(Bases { table: s.bases, index, groupings: g_count });
+        let index = index.part(first * kept..(first + rows) * kept)?;
+        let bases = (kept > 0).then_some(Bases { table: s.bases, index, groupings: kept });
         let (gate_up, hidden) = (s.tile_wide.part_mut(..rows * wide)?, s.tile_hidden.part_mut(..rows * inner)?);
         kernel.gated(view, &own, &requant(&mlp.up), bases.as_ref(), mlp.gate_shift, gate_up, hidden)?;
         let delta = s.tile_delta.part_mut(..rows * width)?;

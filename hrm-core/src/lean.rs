@@ -13,8 +13,9 @@ use core::ops::Range;
 use bytemuck::{cast_slice, cast_slice_mut};
 
 use crate::format::GatedMlp;
+use crate::groups::Groups;
 use crate::kernels::{Bases, Columns};
-use crate::layers::{Groups, Packed, Scratch, requant};
+use crate::layers::{Packed, Scratch, requant};
 use crate::parts::{Broken, OrBroken, Parts, holds};
 
 /// How group products share slots. Colours of the tokens are in [`Scratch::colours`], `[G, S]`.
@@ -247,28 +248,21 @@ pub(crate) fn gated_mlp<'m>(
 
 /// Sums of all groups, then their views over them.
 fn take_sums(mlp: &GatedMlp<'_>, x: &mut Rows<'_>, groups: &Groups<'_>, s: &mut Scratch<'_>, p: &Packed<'_>) -> Result<(), Broken> {
-    let (width, count, fields) = (x.width, groups.count, groups.fields);
+    let (width, kept) = (x.width, groups.kept);
     let sums: &mut [i16] = cast_slice_mut(&mut *s.mixing).part_mut(..groups.rows * width)?;
     sums.fill(0);
-    let (mut first, mut token, mut field) = (0, 0, 0);
+    let mut first = 0;
     while first < x.len {
         let n = s.tile.min(x.in_one_piece(first)?);
-        let index = s.index.part_mut(..n * count)?;
-        for entry in index.rows_mut(count)? {
-            for (g, e) in entry.iter_mut().enumerate() {
-                *e = groups.row(g, token, field)? as u16;
-            }
-            field += 1;
-            if field == fields {
-                (token, field) = (token + 1, 0);
-            }
-        }
+        let index = s.index.part_mut(..n * kept)?;
+        groups.kept_rows(first, index)?;
         let input = s.tile_input.part_mut(..n * width)?;
         p.kernel.view8(x.run(first, n)?, mlp.m_in, input)?;
-        p.kernel.group_sums(input, width, index, count, sums)?;
+        p.kernel.group_sums(input, width, index, kept, sums)?;
         first += n;
     }
-    for (g, &m) in mlp.m_group.iter().enumerate().take(count) {
+    groups.add_folded(sums, width, p.kernel)?;
+    for (g, &m) in mlp.m_group.iter().enumerate().take(groups.count) {
         let Range { start, end } = groups.range(g)?;
         let (mut at, to) = (start * width, end * width);
         while at < to {
@@ -312,8 +306,19 @@ fn mix<'m>(
     if caching.full {
         for (g, columns) in matrices.group.iter().enumerate().take(groups.count) {
             let Range { start, end } = groups.range(g)?;
-            let (views, products) = (views.part(start * width..end * width)?, table.part_mut(start * wide..end * wide)?);
-            p.kernel.accumulate(views, columns, products)?;
+            let (before, products) = table.split_at_mut_checked(start * wide).or_broken()?;
+            let (folded, each) = (groups.folded(g), groups.rows_of(g, fields.get())?);
+            // The index has no room for more group rows than a tile has rows.
+            let most = if folded > 0 { s.tile.checked_div(each).or_broken()? * each } else { end - start };
+            holds(most > 0)?;
+            for first in (0..end - start).step_by(most) {
+                let n = most.min(end - start - first);
+                let around = s.index.part_mut(..n * folded)?;
+                groups.rows_around(g, first / each, around)?;
+                let bases = Bases { table: before, index: around, groupings: folded };
+                let views = views.part((start + first) * width..(start + first + n) * width)?;
+                p.kernel.accumulate(views, columns, Some(&bases), products.part_mut(first * wide..(first + n) * wide)?)?;
+            }
             // Every colour is one group's own.
             for t in 0..tokens {
                 let (tag, wanted) = caching.tag(groups, s.colours, s.tags, g, t)?;
@@ -352,7 +357,7 @@ fn mix<'m>(
                 let at = run * each * width;
                 p.kernel.view8(x.run(start(run), each)?, mlp.m_in, s.tile_input.part_mut(at..at + each * width)?)?;
             }
-            multiply(mlp, matrices, (count * n, width), Some((&*table, groups.count)), s, p)?;
+            multiply(mlp, matrices, (count * n, width), Some((&*table, groups.kept)), s, p)?;
             for run in 0..runs {
                 let at = run * each * width;
                 finish(mlp, x.run(start(run), each)?, s.tile_delta.part(at..at + each * width)?, width, p)?;
@@ -378,20 +383,28 @@ fn multiply_sums(
 ) -> Result<(), Broken> {
     let (n, all) = (fields.len(), groups.ids(g)?.len());
     let each = groups.rows_of(g, n)?;
-    let distance = groups.rows_of(g, caching.fields)?;
-    let (columns, slot_start, merged) = (matrices.group.part(g)?, *caching.slot_starts.part(g)?, groups.merges(g)?);
+    let (columns, merged) = (matrices.group.part(g)?, groups.merges(g)?);
+    let slot_of = |g: usize, t: usize, colours: &[u16]| {
+        let distance = groups.rows_of(g, caching.fields)?;
+        Ok::<_, Broken>(*caching.slot_starts.part(g)? + usize::from(*colours.part(g * all + t)?) * distance)
+    };
+    // What is folded stands behind the index of the tile, which has room for all groupings.
+    let (kept, place, folded) = (groups.kept, groups.kept().position(|k| k == g), groups.folded(g));
+    let (index, around) = s.index.split_at_mut_checked(s.tile * kept).or_broken()?;
     // Views that are multiplied together lie in the tile's input, and their slots one behind the other.
     let (mut slot_of_first, mut rows) = (0, 0);
-    let multiply = |first: usize, rows: usize, input: &[i8], table: &mut [i32]| {
+    let multiply = |first: usize, rows: usize, input: &[i8], around: &[u16], table: &mut [i32]| {
         if rows == 0 {
             return Ok(());
         }
-        p.kernel.accumulate(input.part(..rows * width)?, columns, table.part_mut(first * wide..(first + rows) * wide)?)
+        let (before, products) = table.split_at_mut_checked(first * wide).or_broken()?;
+        let bases = Bases { table: before, index: around.part(..rows * folded)?, groupings: folded };
+        p.kernel.accumulate(input.part(..rows * width)?, columns, Some(&bases), products.part_mut(..rows * wide)?)
     };
     for (i, t) in tokens.enumerate() {
-        let slot = slot_start + usize::from(*s.colours.part(g * all + t)?) * distance;
-        for f in 0..n {
-            *s.index.part_mut((i * n + f) * groups.count + g)? = (slot + if merged { 0 } else { f }) as u16;
+        let slot = slot_of(g, t, s.colours)?;
+        for f in (0..n).filter(|_| place.is_some()) {
+            *index.part_mut((i * n + f) * kept + place.or_broken()?)? = (slot + if merged { 0 } else { f }) as u16;
         }
         let (tag, wanted) = caching.tag(groups, s.colours, s.tags, g, t)?;
         if *tag == wanted {
@@ -399,7 +412,7 @@ fn multiply_sums(
         }
         *tag = wanted;
         if rows > 0 && (slot != slot_of_first + rows || rows + each > s.tile) {
-            multiply(slot_of_first, rows, s.tile_input, table)?;
+            multiply(slot_of_first, rows, s.tile_input, around, table)?;
             rows = 0;
         }
         if rows == 0 {
@@ -408,9 +421,14 @@ fn multiply_sums(
         let from = groups.row(g, t, fields.start)? * width;
         let views = views.part(from..from + each * width)?;
         s.tile_input.part_mut(rows * width..(rows + each) * width)?.copy_of(views)?;
+        for (field, entry) in around.part_mut(rows * folded..(rows + each) * folded)?.chunks_exact_mut(folded.max(1)).enumerate() {
+            for (e, coarse) in entry.iter_mut().zip(groups.folded_into(g)) {
+                *e = (slot_of(coarse, t, s.colours)? + field) as u16;
+            }
+        }
         rows += each;
     }
-    multiply(slot_of_first, rows, s.tile_input, table)
+    multiply(slot_of_first, rows, s.tile_input, around, table)
 }
 
 /// How many of the `most` tokens from `first` on can be worked on at once: none wants a colour for another group than one before it.

@@ -5,6 +5,7 @@
 pub mod config;
 pub mod cost;
 pub mod format;
+mod groups;
 mod guesses;
 pub mod iterate;
 pub mod kernels;

@@ -52,6 +52,7 @@ pub fn configs() -> Vec<(&'static str, Config)> {
         ),
         ("group-sum", Config { shared: true, h_layers: 2, fields: 4, groupings: 4, ..base }),
         ("group-sum-tokens", Config { start: Start::Fixed, tokens: 36, vocab: 8, channels: 48, inner: 48, groupings: 3, ..base }),
+        ("group-sum-folded", Config { shared: true, l_layers: 1, fields: 4, channels: 16, groupings: 7, ..base }),
         ("group-attention", Config { mixer: Mixer::GroupAttention, shared: true, l_layers: 1, heads: 5, groupings: 3, ..base }),
     ]
 }
@@ -69,7 +70,11 @@ pub const fn tiny(config: Config) -> Config {
         inner: 4,
         token_inner: if config.token_inner > 0 { 4 } else { 0 },
         heads: if config.heads > 2 { 2 } else { config.heads },
-        groupings: if config.groupings > 2 { 2 } else { config.groupings },
+        groupings: match config.groupings {
+            0..=2 => config.groupings,
+            3 | 4 => 2,
+            _ => 5,
+        },
         h_cycles: 1,
         l_cycles: 1,
         ..config
@@ -250,18 +255,18 @@ fn box_shape(side: usize) -> (usize, usize) {
     (side / height, height)
 }
 
-/// Group of token `t` in grouping `g`: rows, columns, boxes, cells of the square grid, then again.
+/// Group of token `t` in grouping `g`: rows, columns, boxes, cells of the square grid, rows in a box, columns in a box, then again.
 fn group_of(c: &Config, g: usize, t: usize) -> usize {
     let side = usize::from(c.tokens).isqrt();
     let (row, column) = (t / side, t % side);
-    match g % 4 {
+    let (width, height) = box_shape(side);
+    match g % 6 {
         0 => row,
         1 => column,
-        2 => {
-            let (width, height) = box_shape(side);
-            row / height * (side / width) + column / width
-        }
-        _ => t,
+        2 => row / height * (side / width) + column / width,
+        3 => t,
+        4 => row * (side / width) + column / width,
+        _ => column * (side / height) + row / height,
     }
 }
 

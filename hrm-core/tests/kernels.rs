@@ -100,7 +100,7 @@ fn product(v: &mut Values, round: usize, (rows, n, k): (usize, usize, usize)) {
     let bases = (groupings > 0).then_some(Bases { table: &table, index: &index, groupings });
     let plain = Columns::new(&weights, n, first, k, &[]);
     let (mut wide, mut narrow) = (vec![0; rows * n], vec![0; rows * n]);
-    Kernel::REFERENCE.accumulate(&a, &plain, &mut wide).unwrap();
+    Kernel::REFERENCE.accumulate(&a, &plain, bases.as_ref(), &mut wide).unwrap();
     Kernel::REFERENCE.project(&a, &plain, &q, bases.as_ref(), &mut narrow).unwrap();
     for kernel in others() {
         let mut packed = vec![-1; kernel.packed_words(n, k)];
@@ -108,7 +108,7 @@ fn product(v: &mut Values, round: usize, (rows, n, k): (usize, usize, usize)) {
         let columns = Columns::new(&weights, n, first, k, &packed);
         // One element behind the end must stay as it is.
         let (mut wide_2, mut narrow_2) = (vec![77; rows * n + 1], vec![77; rows * n + 1]);
-        kernel.accumulate(&a, &columns, &mut wide_2[..rows * n]).unwrap();
+        kernel.accumulate(&a, &columns, bases.as_ref(), &mut wide_2[..rows * n]).unwrap();
         kernel.project(&a, &columns, &q, bases.as_ref(), &mut narrow_2[..rows * n]).unwrap();
         assert_eq!((&wide_2[..rows * n], wide_2[rows * n]), (&wide[..], 77), "{} round {round}: {rows}x{n}x{k}", kernel.name());
         assert_eq!((&narrow_2[..rows * n], narrow_2[rows * n]), (&narrow[..], 77), "{} round {round}: {rows}x{n}x{k}", kernel.name());
@@ -302,6 +302,12 @@ fn layers(v: &mut Values, rounds: usize) -> usize {
             members.extend((0..rows).filter(|r| index[r * groupings..(r + 1) * groupings].contains(&(group as u16))).map(|r| r as u16));
             ends.push(members.len() as u32);
         }
+        // Some groupings are folded into others: group rows begin with products of earlier ones, and fewer are added to each row.
+        let of_row = |v: &mut Values, g: usize| (0..sizes[g] * v.below(3)).map(|_| v.below(starts[g]) as u16).collect();
+        let folded: Vec<Vec<u16>> = (0..groupings).map(|g| if g == 0 { Vec::new() } else { of_row(v, g) }).collect();
+        let folded: Vec<&[u16]> = folded.iter().map(Vec::as_slice).collect();
+        let kept: Vec<usize> = (0..groupings).filter(|_| v.below(4) > 0).collect();
+        let added: Vec<u16> = (0..rows).flat_map(|r| kept.iter().map(move |g| (r, g))).map(|(r, g)| index[r * groupings + g]).collect();
         let x = v.words(rows * width);
 
         // The steps.
@@ -317,9 +323,11 @@ fn layers(v: &mut Values, rounds: usize) -> usize {
             let mut views = vec![0; sizes[g] * width];
             reference.view8(&sums[starts[g] * width..starts[g + 1] * width], m_group[g], &mut views).unwrap();
             let columns = Columns::new(&up.weights, up.n, (1 + g) * width, width, &[]);
-            reference.accumulate(&views, &columns, &mut table[starts[g] * up.n..starts[g + 1] * up.n]).unwrap();
+            let (before, products) = table.split_at_mut(starts[g] * up.n);
+            let earlier = Bases { table: before, index: folded[g], groupings: folded[g].len() / sizes[g] };
+            reference.accumulate(&views, &columns, Some(&earlier), &mut products[..sizes[g] * up.n]).unwrap();
         }
-        let bases = (groupings > 0).then_some(Bases { table: &table, index: &index, groupings });
+        let bases = Some(Bases { table: &table, index: &added, groupings: kept.len() });
         let (mut gate_up, mut hidden, mut delta) = (vec![0; rows * up.n], vec![0; rows * inner], vec![0; x.len()]);
         reference.project(&view, &own, &up.scale(), bases.as_ref(), &mut gate_up).unwrap();
         reference.glu(&gate_up, inner, gate_shift, &mut hidden).unwrap();
@@ -335,7 +343,16 @@ fn layers(v: &mut Values, rounds: usize) -> usize {
             let (up_packed, down_packed) = (up.packed(kernel, width), down.packed(kernel, inner));
             let block = |g: usize| Columns::new(&up.weights, up.n, g * width, width, &up_packed[g]);
             let columns: Vec<Columns<'_>> = (1..=groupings).map(block).collect();
-            let groups = GroupInputs { columns: &columns, m: &m_group, starts: &starts, index: &index, members: &members, ends: &ends };
+            let groups = GroupInputs {
+                columns: &columns,
+                m: &m_group,
+                starts: &starts,
+                folded: &folded,
+                index: &added,
+                kept: kept.len(),
+                members: &members,
+                ends: &ends,
+            };
             let mlp = Mlp {
                 own: block(0),
                 up_scale: up.scale(),
@@ -421,10 +438,12 @@ fn other_shapes_are_refused() {
         let outside = Bases { table: &wide[..n], index: &[0, 1, 0], groupings: 1 };
         let unnamed = Bases { table: &wide, index: &index[..2], groupings: 1 };
         let errors = [
-            kernel.accumulate(&a, &w, &mut sums[1..]),
-            kernel.accumulate(&a[1..], &w, &mut sums),
-            kernel.accumulate(&a, &none, &mut sums),
-            kernel.accumulate(&a, &few, &mut sums),
+            kernel.accumulate(&a, &w, None, &mut sums[1..]),
+            kernel.accumulate(&a[1..], &w, None, &mut sums),
+            kernel.accumulate(&a, &none, None, &mut sums),
+            kernel.accumulate(&a, &few, None, &mut sums),
+            kernel.accumulate(&a, &w, Some(&outside), &mut sums),
+            kernel.accumulate(&a, &w, Some(&unnamed), &mut sums),
             kernel.project(&a, &w, &q, None, &mut narrow[n..]),
             kernel.project(&a, &w, &short, None, &mut narrow),
             kernel.project(&a, &w, &q, Some(&outside), &mut narrow),

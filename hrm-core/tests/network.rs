@@ -124,11 +124,12 @@ fn states_are_those_of_the_first_version() {
     assert_eq!(found, golden);
 }
 
-const GOLDEN: [(&str, u64); 5] = [
+const GOLDEN: [(&str, u64); 6] = [
     ("attention", 0xf6ba_d14a_aa63_165c),
     ("token-mlp", 0xfe5e_1b4d_4bc7_5b08),
     ("group-sum", 0xfd03_43ea_ee15_d6c2),
     ("group-sum-tokens", 0xf2cd_37ba_acf8_c0b0),
+    ("group-sum-folded", 0xc1f6_8923_77c6_274a),
     ("group-attention", 0xb03d_ba60_0df3_a61c),
 ];
 

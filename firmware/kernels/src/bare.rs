@@ -13,6 +13,8 @@ struct Aligned<T: ?Sized>(T);
 static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../models/sudoku-9x9.hrm"));
 
 const ROUNDS: usize = 150;
+/// Words of memory for a segment in which every product is taken once.
+const ARENA: usize = 100 * 1024;
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
@@ -27,7 +29,7 @@ struct Memory {
     #[cfg(feature = "cmsis-nn")]
     cmsis: crate::cmsis::Buffers,
     packed: [i32; 64 * 1024],
-    arena: [u64; 80 * 1024],
+    arena: [u64; ARENA],
 }
 
 static mut MEMORY: Memory = Memory {
@@ -36,7 +38,7 @@ static mut MEMORY: Memory = Memory {
     #[cfg(feature = "cmsis-nn")]
     cmsis: crate::cmsis::Buffers::EMPTY,
     packed: [0; 64 * 1024],
-    arena: [0; 80 * 1024],
+    arena: [0; ARENA],
 };
 
 pub fn main() -> ! {
@@ -66,7 +68,12 @@ pub fn main() -> ! {
     for (kernel, packed) in Kernel::available().map(|k| (k, true)).chain(in_place.then_some((best, false))) {
         let (form, packed) = if packed { ("", Some(&mut memory.packed[..])) } else { ("/in-place", None) };
         bench::parts(&view.block(0, 0), kernel, packed, &mut memory.parts, &mut now, &mut |c| {
-            println!("part {}{} {} {} {}", kernel.name(), form, c.instructions, c.work, c.what);
+            let [m, n, k] = c.shape;
+            if k > 0 {
+                println!("part {}{} {} {} {} {}x{}x{}", kernel.name(), form, c.instructions, c.work, c.what, m, n, k);
+            } else {
+                println!("part {}{} {} {} {}", kernel.name(), form, c.instructions, c.work, c.what);
+            }
         });
     }
     #[cfg(feature = "cmsis-nn")]

@@ -9,6 +9,8 @@ use hrm_core::{Kernel, MemoryError, ModelView, Network, Plan, Run, Schedule};
 pub struct Count {
     /// What ran.
     pub what: &'static str,
+    /// Rows, outputs and inputs of a product; inputs are 0 for element-wise parts.
+    pub shape: [usize; 3],
     /// Instructions.
     pub instructions: u64,
     /// Multiply-accumulates, or for element-wise parts the elements.
@@ -17,35 +19,39 @@ pub struct Count {
 
 /// Rows of the products: the rows of one field of the 9x9 puzzle.
 const ROWS: usize = 72;
+/// Groupings whose bases are added.
+const GROUPINGS: usize = 4;
+/// Most channels and hidden channels.
+const CHANNELS: usize = 48;
+const INNER: usize = 96;
 
 /// Memory of [`parts`].
 pub struct Buffers {
-    x: [i16; ROWS * 48],
-    delta: [i16; ROWS * 48],
-    view: [i8; ROWS * 48],
-    hidden: [i8; ROWS * 96],
-    wide: [i16; ROWS * 192],
-    table: [i32; ROWS * 192],
-    sums: [i16; ROWS * 48],
-    index: [u16; ROWS * 4],
+    x: [i16; ROWS * CHANNELS],
+    delta: [i16; ROWS * CHANNELS],
+    view: [i8; ROWS * CHANNELS],
+    hidden: [i8; ROWS * INNER],
+    wide: [i16; ROWS * 2 * INNER],
+    table: [i32; ROWS * 2 * INNER],
+    sums: [i16; ROWS * CHANNELS],
+    index: [u16; ROWS * GROUPINGS],
 }
 
 impl Buffers {
     /// All zero.
     pub const EMPTY: Self = Self {
-        x: [0; ROWS * 48],
-        delta: [0; ROWS * 48],
-        view: [0; ROWS * 48],
-        hidden: [0; ROWS * 96],
-        wide: [0; ROWS * 192],
-        table: [0; ROWS * 192],
-        sums: [0; ROWS * 48],
-        index: [0; ROWS * 4],
+        x: [0; ROWS * CHANNELS],
+        delta: [0; ROWS * CHANNELS],
+        view: [0; ROWS * CHANNELS],
+        hidden: [0; ROWS * INNER],
+        wide: [0; ROWS * 2 * INNER],
+        table: [0; ROWS * 2 * INNER],
+        sums: [0; ROWS * CHANNELS],
+        index: [0; ROWS * GROUPINGS],
     };
 }
 
-/// Counts the parts of one block of the 9x9 shape (`C` = 48, `I` = 96, four groupings), 72 rows at a time. Without `packed` on the weights of
-/// the file.
+/// Counts the parts of one block of group sums, 72 rows at a time. Without `packed` on the weights of the file.
 pub fn parts(
     block: &Block<'_>,
     kernel: Kernel,
@@ -55,7 +61,8 @@ pub fn parts(
     tell: &mut dyn FnMut(Count),
 ) {
     let (up, down) = (&block.mlp.up, &block.mlp.down);
-    let plain = [Columns::new(up.weights, up.n, 0, 48, &[]), Columns::new(down.weights, down.n, 0, down.k, &[])];
+    let (width, inner) = (down.n, down.k);
+    let plain = [Columns::new(up.weights, up.n, 0, width, &[]), Columns::new(down.weights, down.n, 0, down.k, &[])];
     let [own, down_columns] = match packed {
         None => plain,
         Some(mut rest) => plain.map(|columns| {
@@ -69,28 +76,34 @@ pub fn parts(
     for (i, x) in b.x.iter_mut().enumerate() {
         *x = (i as u32).wrapping_mul(0x9E37_79B9) as i32 as i16 >> 4;
     }
+    let (x, delta) = (&mut b.x[..ROWS * width], &mut b.delta[..ROWS * width]);
+    let (view, sums) = (&mut b.view[..ROWS * width], &mut b.sums[..ROWS * width]);
+    let (table, wide) = (&mut b.table[..ROWS * up.n], &mut b.wide[..ROWS * up.n]);
+    let hidden = &mut b.hidden[..ROWS * inner];
     let (uq, dq) =
         (Requant { shift: up.shift, mult: up.mult, bias: up.bias }, Requant { shift: down.shift, mult: down.mult, bias: down.bias });
-    let mut count = |what, work: usize, before: u64, after: u64| tell(Count { what, instructions: after - before, work: work as u64 });
+    let mut count = |what, [n, k]: [usize; 2], before: u64, after: u64| {
+        tell(Count { what, shape: [ROWS, n, k], instructions: after - before, work: (ROWS * n * k.max(1)) as u64 });
+    };
     let at = now();
-    kernel.view8(&b.x, block.mlp.m_in, &mut b.view).unwrap();
-    count("view8", ROWS * 48, at, now());
+    kernel.view8(x, block.mlp.m_in, view).unwrap();
+    count("view8", [width, 0], at, now());
     let at = now();
-    kernel.group_sums(&b.view, 48, &b.index, 4, &mut b.sums).unwrap();
-    count("group sums", ROWS * 48 * 4, at, now());
+    kernel.group_sums(view, width, &b.index, GROUPINGS, sums).unwrap();
+    count("group sums", [GROUPINGS * width, 0], at, now());
     let at = now();
-    kernel.accumulate(&b.view, &own, &mut b.table).unwrap();
-    count("matmul 72x192x48", ROWS * 192 * 48, at, now());
+    kernel.accumulate(view, &own, None, table).unwrap();
+    count("matmul", [up.n, width], at, now());
     let at = now();
-    let bases = Bases { table: &b.table, index: &b.index, groupings: 4 };
-    kernel.gated(&b.view, &own, &uq, Some(&bases), block.mlp.gate_shift, &mut b.wide, &mut b.hidden).unwrap();
-    count("gated 72x192x48", ROWS * 192 * 48, at, now());
+    let bases = Bases { table, index: &b.index, groupings: GROUPINGS };
+    kernel.gated(view, &own, &uq, Some(&bases), block.mlp.gate_shift, wide, hidden).unwrap();
+    count("gated", [up.n, width], at, now());
     let at = now();
-    kernel.project(&b.hidden, &down_columns, &dq, None, &mut b.delta).unwrap();
-    count("project 72x48x96", ROWS * 48 * 96, at, now());
+    kernel.project(hidden, &down_columns, &dq, None, delta).unwrap();
+    count("project", [width, inner], at, now());
     let at = now();
-    kernel.add_norm(&mut b.x, &b.delta, 48).unwrap();
-    count("norm", ROWS * 48, at, now());
+    kernel.add_norm(x, delta, width).unwrap();
+    count("norm", [width, 0], at, now());
 }
 
 /// Runs one segment of `view` on a fixed puzzle and counts it; returns the state hash. Without `packed` on the weights of the file.
@@ -119,5 +132,5 @@ pub fn segment(
     let at = now();
     run.segment().unwrap();
     let instructions = now() - at;
-    Ok((Count { what: "segment", instructions, work: view.segment_macs(Schedule::Cached) }, run.hash()))
+    Ok((Count { what: "segment", shape: [0; 3], instructions, work: view.segment_macs(Schedule::Cached) }, run.hash()))
 }

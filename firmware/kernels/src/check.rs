@@ -153,7 +153,7 @@ fn products(b: &mut Buffers, v: &mut Values, kernel: Kernel, round: usize) -> Re
     let count = rows * n;
     let [wide, wide_2] = &mut b.wide;
     let [narrow, narrow_2] = &mut b.narrow;
-    Kernel::REFERENCE.accumulate(a, &plain, &mut wide[..count]).unwrap();
+    Kernel::REFERENCE.accumulate(a, &plain, bases, &mut wide[..count]).unwrap();
     Kernel::REFERENCE.project(a, &plain, &q, bases, &mut narrow[..count]).unwrap();
     let gate_shift = v.below(5) as u32;
     let [hidden, hidden_2] = &mut b.bytes;
@@ -165,7 +165,7 @@ fn products(b: &mut Buffers, v: &mut Values, kernel: Kernel, round: usize) -> Re
         [(&columns, ["accumulate", "project", "gated"]), (&plain, ["accumulate in place", "project in place", "gated in place"])]
     {
         wide_2[..count + GUARD].fill(77);
-        kernel.accumulate(a, columns, &mut wide_2[..count]).unwrap();
+        kernel.accumulate(a, columns, bases, &mut wide_2[..count]).unwrap();
         if let Some(at) = same(wide_2, wide, count, 77) {
             return Err(fail(operations[0], at));
         }

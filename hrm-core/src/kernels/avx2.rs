@@ -79,9 +79,9 @@ fn widen(row: &[i8], out: &mut [i32]) {
     }
 }
 
-/// `out[r][n] = sum_k a[r][k] * w[n][k]`.
-pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
-    ymm::accumulate::<Madd>(a, w, out)
+/// `out[r][n] = W a + bases`.
+pub fn accumulate(a: &[i8], w: &Columns<'_>, bases: Option<&Bases<'_>>, out: &mut [i32]) -> Result<(), Broken> {
+    ymm::accumulate::<Madd>(a, w, bases, out)
 }
 
 /// `out[r][n] = requant(W a + bases + bias)`.

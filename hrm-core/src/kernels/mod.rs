@@ -278,13 +278,13 @@ impl Kernel {
         Ok(())
     }
 
-    /// `out[r][n] = sum_k a[r][k] * w[n][k]`; `a` `[R, K]`, `out` `[R, N]`.
+    /// `out[r][n] = sum_k a[r][k] * w[n][k] + bases`; `a` `[R, K]`, `out` `[R, N]`.
     ///
     /// # Errors
-    /// Other shapes.
-    pub fn accumulate(self, a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
+    /// Other shapes, or a base outside its table.
+    pub fn accumulate(self, a: &[i8], w: &Columns<'_>, bases: Option<&Bases<'_>>, out: &mut [i32]) -> Result<(), Broken> {
         same_rows((a.len(), w.k), (out.len(), w.n))?;
-        dispatch!(self.0, accumulate(a, w, out))
+        dispatch!(self.0, accumulate(a, w, bases, out))
     }
 
     /// `out[r][n] = requant(W a + bases + bias)`; `a` `[R, K]`, `out` `[R, N]`.

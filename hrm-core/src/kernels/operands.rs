@@ -121,8 +121,13 @@ pub struct GroupInputs<'a> {
     pub m: &'a [i16],
     /// First group row of each grouping, and the end of the last.
     pub starts: &'a [usize],
-    /// `[R, G]`: group row of each row in each grouping.
+    /// Group rows of earlier groupings whose products are added to those of each group row, `[G]` of `[group rows, any number]`; empty for
+    /// none. A row whose index names the group row gets them with it.
+    pub folded: &'a [&'a [u16]],
+    /// `[R, kept]`: the group rows whose products are added to each row.
     pub index: &'a [u16],
+    /// How many these are.
+    pub kept: usize,
     /// The same the other way round: rows of the first group row, of the second, and so on.
     pub members: &'a [u16],
     /// End of each group row in `members`.

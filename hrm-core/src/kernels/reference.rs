@@ -163,11 +163,23 @@ fn dot(a: &[i8], w: &[i8]) -> i32 {
     a.iter().zip(w).map(|(&a, &w)| i32::from(a) * i32::from(w)).sum()
 }
 
-/// `out[r][n] = sum_k a[r][k] * w[n][k]`: `a` is `[R, K]`, `out` `[R, N]`.
-pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
+/// `out[r][n] = W a + bases`: `a` is `[R, K]`, `out` `[R, N]`.
+pub fn accumulate(a: &[i8], w: &Columns<'_>, bases: Option<&Bases<'_>>, out: &mut [i32]) -> Result<(), Broken> {
     for (a, out) in a.rows(w.k)?.zip(out.rows_mut(w.n)?) {
         for (n, o) in out.iter_mut().enumerate() {
             *o = dot(a, w.row(n)?);
+        }
+    }
+    add_bases(bases, w.n, out)
+}
+
+/// `out[r][n] += bases`.
+pub fn add_bases(bases: Option<&Bases<'_>>, n: usize, out: &mut [i32]) -> Result<(), Broken> {
+    let Some(b) = bases.filter(|b| b.groupings > 0) else { return Ok(()) };
+    for (r, out) in out.rows_mut(n)?.enumerate() {
+        for &group in b.of(r)? {
+            let base = b.table.part(usize::from(group) * n..(usize::from(group) + 1) * n)?;
+            out.iter_mut().zip(base).for_each(|(o, &base)| *o += base);
         }
     }
     Ok(())

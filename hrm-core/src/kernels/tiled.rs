@@ -21,9 +21,14 @@ pub(super) const MOST_SUMS: usize = 4 * CHUNK;
 /// The calls of a kernel that are its [`Tile`] and nothing else.
 macro_rules! calls {
     ($tile:ty) => {
-        /// `out[r][n] = sum_k a[r][k] * w[n][k]`.
-        pub fn accumulate(a: &[i8], w: &super::Columns<'_>, out: &mut [i32]) -> Result<(), crate::parts::Broken> {
-            super::tiled::accumulate::<$tile>(a, w, out)
+        /// `out[r][n] = W a + bases`.
+        pub fn accumulate(
+            a: &[i8],
+            w: &super::Columns<'_>,
+            bases: Option<&super::Bases<'_>>,
+            out: &mut [i32],
+        ) -> Result<(), crate::parts::Broken> {
+            super::tiled::accumulate::<$tile>(a, w, bases, out)
         }
 
         /// `out[r][n] = requant(W a + bases + bias)`.
@@ -331,6 +336,14 @@ impl<'a> Starts<'a> {
         self.groups.is_empty()
     }
 
+    /// The first, and the others.
+    #[inline(always)]
+    fn split_first(mut self) -> Result<Option<(&'a [i32], Self)>, Broken> {
+        let Some((&first, rest)) = self.groups.split_first() else { return Ok(None) };
+        self.groups = rest;
+        Ok(Some((self.row(first)?, self)))
+    }
+
     /// Those of four groups, if there are so many.
     #[inline(always)]
     pub(super) fn four(&self) -> Option<[&'a [i32]; 4]> {
@@ -339,7 +352,7 @@ impl<'a> Starts<'a> {
     }
 }
 
-/// Fills `sums` with the accumulators of `count` channels from `first` on for the rows of a tile.
+/// Fills `sums` with the accumulators of `count` channels from `first` on for the rows of a tile. Without a bias the first base is one.
 #[inline(always)]
 fn accumulators<T: Tile>(
     input: &[T::Input],
@@ -351,30 +364,34 @@ fn accumulators<T: Tile>(
     sums: &mut [i32],
 ) -> Result<(), Broken> {
     let panels = count.div_ceil(T::CHANNELS);
-    match bias {
-        None => T::zero(sums, panels)?,
-        Some(bias) => {
-            let bias = bias.part(first..first + count)?;
-            for r in 0..rows {
-                let bases = Starts::of(bases, row + r, w.n, (first, count))?;
-                T::begin(sums, r, bias, &bases)?;
+    if bias.is_none() && bases.is_none() {
+        T::zero(sums, panels)?;
+    }
+    for r in (0..rows).filter(|_| bias.is_some() || bases.is_some()) {
+        let bases = Starts::of(bases, row + r, w.n, (first, count))?;
+        match bias {
+            Some(bias) => T::begin(sums, r, bias.part(first..first + count)?, &bases)?,
+            None => {
+                let (base, others) = bases.split_first()?.or_broken()?;
+                T::begin(sums, r, base, &others)?;
             }
         }
     }
     T::dot(input, w, rows, first, panels, sums)
 }
 
-/// `out[r][n] = sum_k a[r][k] * w[n][k]`.
-pub(super) fn accumulate<T: Tile>(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
+/// `out[r][n] = W a + bases`.
+pub(super) fn accumulate<T: Tile>(a: &[i8], w: &Columns<'_>, bases: Option<&Bases<'_>>, out: &mut [i32]) -> Result<(), Broken> {
     if w.k > MOST_COLUMNS || !T::ready(w) {
-        return reference::accumulate(a, w, out);
+        return reference::accumulate(a, w, bases, out);
     }
+    let bases = bases.filter(|b| b.groupings > 0);
     let mut buffer = MaybeUninit::<[i32; MOST_SUMS]>::uninit();
     let sums = T::clear_sums(&mut buffer);
     for_each_tile::<T>(a, w.k, |row, rows, input| {
         for first in (0..w.n).step_by(CHUNK) {
             let count = CHUNK.min(w.n - first);
-            accumulators::<T>(input, w, None, None, (row, rows), (first, count), sums)?;
+            accumulators::<T>(input, w, None, bases, (row, rows), (first, count), sums)?;
             for r in 0..rows {
                 let at = (row + r) * w.n + first;
                 T::copy(sums, r, out.part_mut(at..at + count)?)?;

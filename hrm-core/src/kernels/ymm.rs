@@ -62,12 +62,12 @@ pub(super) enum Target<'a> {
     Narrow(*mut i16, Requant<'a>, Bases<'a>),
 }
 
-/// `out[r][n] = sum_k a[r][k] * w[n][k]`.
-pub(super) fn accumulate<D: Dot>(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
-    let Some(rows) = front::rows(a, w, packed_words::<D>(w.n, w.k), out.len()) else { return reference::accumulate(a, w, out) };
+/// `out[r][n] = W a + bases`.
+pub(super) fn accumulate<D: Dot>(a: &[i8], w: &Columns<'_>, bases: Option<&Bases<'_>>, out: &mut [i32]) -> Result<(), Broken> {
+    let Some(rows) = front::rows(a, w, packed_words::<D>(w.n, w.k), out.len()) else { return reference::accumulate(a, w, bases, out) };
     // SAFETY: the CPU has the instruction set (`Kernel` is the proof); `out` has `rows * n` elements and the packed form is complete, just checked.
     unsafe { D::multiply(a, w, rows, &Target::Wide(out.as_mut_ptr())) }
-    Ok(())
+    reference::add_bases(bases, w.n, out)
 }
 
 /// `out[r][n] = requant(W a + bases + bias)`.

@@ -7,8 +7,8 @@ use core::fmt;
 
 use crate::config::{Config, Mixer};
 use crate::format::{Block, ModelView};
+use crate::groups::Groups;
 use crate::kernels::{Columns, Kernel};
-use crate::layers::Groups;
 use crate::memory::{MemoryError, Plan, Regions};
 use crate::parts::{Broken, OrBroken};
 pub use crate::state::Residual;
@@ -115,7 +115,7 @@ impl<'m> Network<'m> {
     pub fn with_packed(view: ModelView<'m>, kernel: Kernel, packed: &'m [i32]) -> Result<Self, MemoryError> {
         let needed = Self::packed_words(&view, kernel);
         match packed.get(..needed) {
-            Some(packed) => Ok(Self { groups: stack_groups(&view), view, kernel, packed }),
+            Some(packed) => Ok(Self { groups: Groups::new(&view), view, kernel, packed }),
             None => Err(MemoryError { what: "packed weights", needed: 4 * needed, found: 4 * packed.len() }),
         }
     }
@@ -123,13 +123,13 @@ impl<'m> Network<'m> {
     /// The network on the fastest kernel that reads the file's own weights ([`Kernel::best_in_place`]): no packed copy.
     #[must_use]
     pub fn in_place(view: ModelView<'m>) -> Self {
-        Self { groups: stack_groups(&view), view, kernel: Kernel::best_in_place(), packed: &[] }
+        Self { groups: Groups::new(&view), view, kernel: Kernel::best_in_place(), packed: &[] }
     }
 
     /// The network on the scalar kernel, which needs no packed weights.
     #[must_use]
     pub fn reference(view: ModelView<'m>) -> Self {
-        Self { groups: stack_groups(&view), view, kernel: Kernel::REFERENCE, packed: &[] }
+        Self { groups: Groups::new(&view), view, kernel: Kernel::REFERENCE, packed: &[] }
     }
 
     /// The model file.
@@ -189,23 +189,9 @@ fn block_words(c: &Config, kernel: Kernel) -> usize {
     words
 }
 
-fn stack_groups<'m>(view: &ModelView<'m>) -> Groups<'m> {
-    let c = view.config();
-    let (count, fields) = (usize::from(c.groupings), usize::from(c.fields));
-    let mut groups = Groups { count, starts: [0; 9], ids: [&[]; 8], merged: [false; 8], fields, rows: 0 };
-    let places = groups.starts.iter_mut().skip(1).zip(&mut groups.ids).zip(&mut groups.merged);
-    for (g, ((end, ids), merged)) in places.enumerate().take(count) {
-        groups.rows += view.groups_in(g);
-        *end = groups.rows;
-        *ids = view.groups(g);
-        *merged = view.merges_fields(g);
-    }
-    groups
-}
-
 impl ModelView<'_> {
     /// Group rows of grouping `g`: its groups, times the fields unless they are merged.
-    fn groups_in(&self, g: usize) -> usize {
+    pub(crate) fn groups_in(&self, g: usize) -> usize {
         let count = self.groups(g).iter().max().map_or(0, |&m| usize::from(m) + 1);
         count * if self.merges_fields(g) { 1 } else { usize::from(self.config().fields) }
     }

@@ -123,27 +123,29 @@ impl<'a, 'm> Run<'a, 'm> {
         if s.schedule == Schedule::Lean || s.index.is_empty() {
             return Ok(());
         }
-        let (mut token, mut field) = (0, 0);
-        for entry in s.index.rows_mut(groups.count)? {
-            for (g, e) in entry.iter_mut().enumerate() {
-                *e = groups.row(g, token, field)? as u16;
-            }
-            field += 1;
-            if field == groups.fields {
-                (token, field) = (token + 1, 0);
-            }
+        let rows = c.rows();
+        let places = (0..groups.tokens()).flat_map(|token| (0..groups.fields).map(move |field| (token, field)));
+        let (index, mut rest) = s.index.split_at_mut_checked(rows * groups.kept).or_broken()?;
+        groups.kept_rows(0, index)?;
+        for g in groups.kept().filter(|&g| groups.folded(g) > 0) {
+            let len = groups.range(g)?.len() * groups.folded(g);
+            let (front, back) = core::mem::take(&mut rest).split_at_mut_checked(len).or_broken()?;
+            groups.rows_around(g, 0, front)?;
+            rest = back;
         }
         // Counts, then where each group row begins, then its end, as its members are written.
-        for &row in &*s.index {
-            *s.ends.part_mut(usize::from(row))? += 1;
+        for (token, field) in places.clone() {
+            for g in 0..groups.count {
+                *s.ends.part_mut(groups.row(g, token, field)?)? += 1;
+            }
         }
         let mut begin = 0;
         for end in &mut *s.ends {
             begin += core::mem::replace(end, begin);
         }
-        for (r, entry) in s.index.rows(groups.count)?.enumerate() {
-            for &row in entry {
-                let end = s.ends.part_mut(usize::from(row))?;
+        for (r, (token, field)) in places.enumerate() {
+            for g in 0..groups.count {
+                let end = s.ends.part_mut(groups.row(g, token, field)?)?;
                 *s.members.part_mut(*end as usize)? = r as u16;
                 *end += 1;
             }

@@ -25,7 +25,7 @@ impl Product {
         let a: Vec<i8> = (0..m * k).map(byte).collect();
         let weights: Vec<i8> = (0..n * k).map(|i| byte(i + 7).max(-127)).collect();
         let mut sums = vec![0; m * n];
-        Kernel::REFERENCE.accumulate(&a, &Columns::new(&weights, n, 0, k, &[]), &mut sums)?;
+        Kernel::REFERENCE.accumulate(&a, &Columns::new(&weights, n, 0, k, &[]), None, &mut sums)?;
         Ok(Self { m, k, n, a, weights, sums })
     }
 
@@ -46,7 +46,7 @@ pub(crate) fn ours(p: &Product, kernel: Kernel) -> Result<Call<'_>> {
     let mut packed = vec![0; kernel.packed_words(p.n, p.k)];
     kernel.pack(&Columns::new(&p.weights, p.n, 0, p.k, &[]), &mut packed)?;
     let mut sums = vec![0; p.m * p.n];
-    kernel.accumulate(&p.a, &Columns::new(&p.weights, p.n, 0, p.k, &packed), &mut sums)?;
+    kernel.accumulate(&p.a, &Columns::new(&p.weights, p.n, 0, p.k, &packed), None, &mut sums)?;
     p.check(kernel.name(), &sums)?;
     let (mult, bias) = (vec![1 << 20; p.n], vec![0; p.n]);
     let mut out = vec![0i16; p.m * p.n];

@@ -2,12 +2,14 @@
 
 use core::arch::naked_asm;
 
-/// The products of 24 pairs: activations at r1, weights at r0, four sums of a row from r4 on, of the other from r8. Each pair is 42 bytes
+/// The products of so many pairs: activations at r1, weights at r0, four sums of a row from r4 on, of the other from r8. Each pair is 42 bytes
 /// of code.
-macro_rules! pairs_24 {
-    () => {
+macro_rules! products_of_pairs {
+    ($pairs:literal) => {
         concat!(
-            ".rept 24\n",
+            ".rept ",
+            $pairs,
+            "\n",
             "ldm.n r1!, {{r2, r3}}\n",
             "ldm.w r0!, {{r12, lr}}\n",
             "smlad r4, r2, r12, r4\n",
@@ -23,7 +25,7 @@ macro_rules! pairs_24 {
         )
     };
 }
-pub(super) use pairs_24;
+pub(super) use products_of_pairs;
 
 /// `sums[p][r][c] += sum_k input[k][r] * weights[p][k][c]` over pairs of 16-bit values, the same pairs in both.
 ///
@@ -31,7 +33,8 @@ pub(super) use pairs_24;
 /// `sums` is `panels * 8` words to write, `input` `pairs * 2` and `weights` `panels * pairs * 4` words to read; `pairs` and `panels` are not 0.
 #[unsafe(naked)]
 pub(super) unsafe extern "C" fn dot_panels(sums: *mut i32, input: *const i32, weights: *const i32, pairs: usize, panels: usize) {
-    // The body takes 24 pairs (K = 48 in one pass); the first pass enters it so far in that the rest is whole passes. On the stack:
+    // The body takes 24 pairs; the first pass enters it so far in that the rest is whole passes. K = 48 and K = 32 are one pass of a body
+    // of their own, with nothing to count. On the stack:
     // 0 input, 4 sums, 8 end of the weights, 12 entry, 16 end of the input; then nine saved registers.
     naked_asm!(
         env!("HRM_CPU"),
@@ -54,13 +57,14 @@ pub(super) unsafe extern "C" fn dot_panels(sums: *mut i32, input: *const i32, we
         "strd r12, r4, [sp, #8]",
         "add r4, r1, r3, lsl #3",
         "str r4, [sp, #16]",
+        "cmp r3, #16",
+        "beq.w 6f",
         "cmp r3, #24",
         "bne.w 4f",
-        // One whole pass a panel: nothing to count.
         "2:",
         "ldrd r1, r12, [sp]",
         "ldm r12, {{r4-r11}}",
-        pairs_24!(),
+        products_of_pairs!("24"),
         "ldrd r12, r2, [sp, #4]",
         "stm r12!, {{r4-r11}}",
         "str r12, [sp, #4]",
@@ -76,7 +80,7 @@ pub(super) unsafe extern "C" fn dot_panels(sums: *mut i32, input: *const i32, we
         "bx r3",
         ".balign 4",
         "3:",
-        pairs_24!(),
+        products_of_pairs!("24"),
         "ldr r2, [sp, #16]",
         "cmp r1, r2",
         "bne.w 3b",
@@ -85,6 +89,16 @@ pub(super) unsafe extern "C" fn dot_panels(sums: *mut i32, input: *const i32, we
         "str r12, [sp, #4]",
         "cmp r0, r2",
         "bne.w 4b",
+        "b.w 5b",
+        "6:",
+        "ldrd r1, r12, [sp]",
+        "ldm r12, {{r4-r11}}",
+        products_of_pairs!("16"),
+        "ldrd r12, r2, [sp, #4]",
+        "stm r12!, {{r4-r11}}",
+        "str r12, [sp, #4]",
+        "cmp r0, r2",
+        "bne.w 6b",
         "b.w 5b",
     )
 }

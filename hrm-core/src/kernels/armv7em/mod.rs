@@ -264,14 +264,14 @@ fn first_of<const IN_PLACE: bool>(sums: &[i32], row: usize) -> Result<*const i32
     sums.part(row * Smlad::<IN_PLACE>::CHANNELS..).map(<[i32]>::as_ptr)
 }
 
-/// `out[r][n] = sum_k a[r][k] * w[n][k]`.
-pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
+/// `out[r][n] = W a + bases`.
+pub fn accumulate(a: &[i8], w: &Columns<'_>, bases: Option<&Bases<'_>>, out: &mut [i32]) -> Result<(), Broken> {
     if Smlad::<false>::ready(w) {
-        tiled::accumulate::<Smlad<false>>(a, w, out)
+        tiled::accumulate::<Smlad<false>>(a, w, bases, out)
     } else if Smlad::<true>::ready(w) {
-        tiled::accumulate::<Smlad<true>>(a, w, out)
+        tiled::accumulate::<Smlad<true>>(a, w, bases, out)
     } else {
-        scalar::accumulate(a, w, out)
+        scalar::accumulate(a, w, bases, out)
     }
 }
 

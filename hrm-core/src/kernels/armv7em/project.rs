@@ -3,7 +3,7 @@
 use core::arch::naked_asm;
 use core::mem::MaybeUninit;
 
-use super::dot::pairs_24;
+use super::dot::products_of_pairs;
 use super::{FOUR, Smlad};
 use crate::kernels::tiled::{MOST_COLUMNS, Tile};
 use crate::kernels::{Columns, Requant};
@@ -133,7 +133,7 @@ unsafe extern "C" fn project_two(what: &Two) {
         "bx r2",
         ".balign 4",
         "3:",
-        pairs_24!(),
+        products_of_pairs!("24"),
         "ldr r2, [sp, #12]",
         "cmp r1, r2",
         "bne.w 3b",

@@ -27,12 +27,12 @@ pub enum Target<'a> {
     Narrow(*mut i16, Requant<'a>, Shifts, Bases<'a>),
 }
 
-/// `out[r][n] = sum_k a[r][k] * w[n][k]`.
-pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
-    let Some(rows) = front::rows(a, w, packed_words(w.n, w.k), out.len()) else { return reference::accumulate(a, w, out) };
+/// `out[r][n] = W a + bases`.
+pub fn accumulate(a: &[i8], w: &Columns<'_>, bases: Option<&Bases<'_>>, out: &mut [i32]) -> Result<(), Broken> {
+    let Some(rows) = front::rows(a, w, packed_words(w.n, w.k), out.len()) else { return reference::accumulate(a, w, bases, out) };
     // SAFETY: the CPU has the instruction set (`Kernel` is the proof); `out` has `rows * n` elements and the packed form is complete, just checked.
     unsafe { product(a, w, rows, Target::Wide(out.as_mut_ptr())) }
-    Ok(())
+    reference::add_bases(bases, w.n, out)
 }
 
 /// `out[r][n] = requant(W a + bases + bias)`.

@@ -57,8 +57,10 @@ fn fits(mlp: &Mlp<'_>, len: usize, s: &MlpScratch<'_>) -> bool {
             && g.m.len() >= count
             && g.starts.len() == count + 1
             && g.starts.is_sorted()
-            && g.index.len() >= rows * count
-            && g.index[..rows * count].iter().fold(0, |most, &i| most.max(i)) < group_rows.min(1 << 16) as u32 as u16
+            && g.index.len() >= rows * g.kept
+            && g.index[..rows * g.kept].iter().fold(0, |most, &i| most.max(i)) < group_rows.min(1 << 16) as u32 as u16
+            && g.folded.len() == count
+            && g.starts.windows(2).zip(g.folded).all(|(rows, f)| f.iter().all(|&row| usize::from(row) < rows[0]))
             && g.ends.len() >= group_rows
             && g.ends.is_sorted()
             && g.ends.last().is_none_or(|&e| e as usize <= g.members.len())
@@ -85,9 +87,10 @@ unsafe fn run(mlp: &Mlp<'_>, x: &mut [i16], s: &mut MlpScratch<'_>) {
     let glu = Glu::new(mlp.gate_shift);
     for block in 0..inner / LANES {
         if let Some(g) = &mlp.groups {
-            for (w, ends) in g.columns.iter().zip(g.starts.windows(2)) {
+            for ((w, ends), folded) in g.columns.iter().zip(g.starts.windows(2)).zip(g.folded) {
                 // SAFETY: the rows exist in the sums' views and in the table.
                 unsafe { table_rows(s.sum_views, w, block, (ends[0], ends[1]), s.table) };
+                add_folded(folded, (ends[0], ends[1]), s.table);
             }
         }
         // SAFETY: the panel's blocks exist, scratch and index have all rows.
@@ -150,6 +153,22 @@ unsafe fn view_sums(view: &[i8], width: usize, g: &GroupInputs<'_>, which: usize
             let y = _mm_xor_si128(_mm256_cvtsepi16_epi8(_mm256_mulhrs_epi16(sum, _mm512_castsi512_si256(m))), flip);
             // SAFETY: as many of the group row.
             unsafe { _mm_storeu_si128(out.as_mut_ptr().add(row * width + at).cast(), y) };
+        }
+    }
+}
+
+/// Adds to each group row `from..to` those that `folded` names, which stand before `from`.
+#[target_feature(enable = "avx512f")]
+fn add_folded(folded: &[u16], (from, to): (usize, usize), table: &mut [i32]) {
+    let (before, rows) = table.split_at_mut(from * PAIR);
+    let each = folded.len() / (to - from).max(1);
+    if each == 0 {
+        return;
+    }
+    for (row, folded) in rows.as_chunks_mut::<PAIR>().0.iter_mut().zip(folded.chunks_exact(each)) {
+        for &other in folded {
+            let other = &before.as_chunks::<PAIR>().0[usize::from(other)];
+            row.iter_mut().zip(other).for_each(|(sum, term)| *sum += term);
         }
     }
 }
@@ -242,7 +261,7 @@ impl<'a> Panel<'a> {
             let start = [correction(weights, stride), correction(weights.add(pair), stride)];
             (weights, [_mm512_add_epi32(start[0], scales[0].bias), _mm512_add_epi32(start[1], scales[1].bias)], scales)
         };
-        let (index, groupings) = mlp.groups.as_ref().map_or((&[][..], 0), |g| (g.index, g.columns.len()));
+        let (index, groupings) = mlp.groups.as_ref().map_or((&[][..], 0), |g| (g.index, g.kept));
         // SAFETY: the first block of the panel.
         let hidden = unsafe { s.hidden.as_mut_ptr().cast::<u8>().add(block * 2 * LANES) };
         let (view, table) = (s.view.as_ptr().cast(), s.table.as_ptr());

@@ -176,16 +176,17 @@ impl<'a> Run<'a> {
     }
 }
 
-/// `out[r][n] = sum_k a[r][k] * w[n][k]`.
-pub fn accumulate(a: &[i8], w: &Columns<'_>, out: &mut [i32]) -> Result<(), Broken> {
+/// `out[r][n] = W a + bases`.
+pub fn accumulate(a: &[i8], w: &Columns<'_>, bases: Option<&Bases<'_>>, out: &mut [i32]) -> Result<(), Broken> {
     if !ready(w) {
-        return reference::accumulate(a, w, out);
+        return reference::accumulate(a, w, bases, out);
     }
     let run = Run::new(w, 0, w.n)?;
     for_each_two(a, w.k, |row, rows, input| {
         let (first, second) = out.part_mut(row * w.n..(row + rows) * w.n)?.split_at_mut_checked(w.n).or_broken()?;
         run.multiply(input, first, (rows == ROWS).then_some(second), true)
-    })
+    })?;
+    reference::add_bases(bases, w.n, out)
 }
 
 /// `out[r][n] = requant(W a + bases + bias)`.
