@@ -23,4 +23,4 @@ pub const NRF52840: Memory = Memory { plan: Plan { products: 64 * KIB, tile: 4, 
 /// RP2350.
 pub const RP2350: Memory = Memory { plan: Plan { products: 112 * KIB, ..Plan::DEVICE }, arena: 271 * KIB / 8, packed: 198 * KIB / 4 };
 /// STM32H743.
-pub const STM32H743: Memory = Memory { plan: Plan::ROOMY, arena: 512 * KIB / 8, packed: 256 * KIB / 4 };
+pub const STM32H743: Memory = Memory { plan: Plan { products: 352 * KIB, ..Plan::ROOMY }, arena: 512 * KIB / 8, packed: 256 * KIB / 4 };

@@ -1,6 +1,7 @@
 //! The image: checks the kernels, counts their instructions, says so through semihosting and leaves the emulator.
 //!
-//! Lines: `kernel NAME`, `check COMPARISONS`, `part KERNEL INSTRUCTIONS WORK WHAT`, `segment KERNEL PLAN INSTRUCTIONS MACS HASH`, last `done`.
+//! Lines: `kernel NAME`, `check COMPARISONS`, `part KERNEL INSTRUCTIONS WORK WHAT`, `segment KERNEL PLAN INSTRUCTIONS MACS HASH`, last `done`. PLAN is
+//! `wide` for the wide model, which has a hash of its own.
 use core::panic::PanicInfo;
 
 use hrm_core::{Kernel, ModelView, Network, Plan};
@@ -11,6 +12,8 @@ use semihosting::{println, process};
 struct Aligned<T: ?Sized>(T);
 
 static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../models/sudoku-9x9.hrm"));
+/// 48 channels instead of 32, and four groupings, none of them folded.
+static WIDE: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../models/sudoku-9x9-wide.hrm"));
 
 const ROUNDS: usize = 150;
 /// Words of memory for a segment in which every product is taken once.
@@ -55,17 +58,18 @@ pub fn main() -> ! {
             process::exit(103);
         }
     }
-    let view = match ModelView::new_checked(&MODEL.0) {
+    let [view, wide] = [MODEL, WIDE].map(|model| match ModelView::new_checked(&model.0) {
         Ok(view) => view,
         Err(e) => {
             println!("error {}", e);
             process::exit(103);
         }
-    };
+    });
     let mut now = crate::machine::instructions();
     let best = Kernel::best();
     let in_place = Network::packed_words(&view, best) > 0 && Kernel::best_in_place() == best;
-    for (kernel, packed) in Kernel::available().map(|k| (k, true)).chain(in_place.then_some((best, false))) {
+    let all = Kernel::available().map(|k| (view, k, true)).chain(in_place.then_some((view, best, false)));
+    for (view, kernel, packed) in all.chain([(wide, best, true)]) {
         let (form, packed) = if packed { ("", Some(&mut memory.packed[..])) } else { ("/in-place", None) };
         bench::parts(&view.block(0, 0), kernel, packed, &mut memory.parts, &mut now, &mut |c| {
             let [m, n, k] = c.shape;
@@ -79,7 +83,8 @@ pub fn main() -> ! {
     #[cfg(feature = "cmsis-nn")]
     {
         let right = crate::cmsis::parts(&mut memory.cmsis, &mut now, &mut |c| {
-            println!("part cmsis-nn {} {} {}", c.instructions, c.work, c.what);
+            let [m, n, k] = c.shape;
+            println!("part cmsis-nn {} {} {} {}x{}x{}", c.instructions, c.work, c.what, m, n, k);
         });
         if !right {
             println!("error CMSIS-NN's product is not the quotient");
@@ -97,6 +102,7 @@ pub fn main() -> ! {
     if in_place {
         segment(view, best, ("in-place", Plan::DEVICE), None, &mut memory.arena, &mut now);
     }
+    segment(wide, best, ("wide", Plan::ROOMY), Some(&mut memory.packed), &mut memory.arena, &mut now);
     println!("done");
     process::exit(0)
 }

@@ -60,7 +60,10 @@ fn fits(mlp: &Mlp<'_>, len: usize, s: &MlpScratch<'_>) -> bool {
             && g.index.len() >= rows * g.kept
             && g.index[..rows * g.kept].iter().fold(0, |most, &i| most.max(i)) < group_rows.min(1 << 16) as u32 as u16
             && g.folded.len() == count
-            && g.starts.windows(2).zip(g.folded).all(|(rows, f)| f.iter().all(|&row| usize::from(row) < rows[0]))
+            && g.starts
+                .windows(2)
+                .zip(g.folded)
+                .all(|(rows, f)| f.len().is_multiple_of((rows[1] - rows[0]).max(1)) && f.iter().all(|&row| usize::from(row) < rows[0]))
             && g.ends.len() >= group_rows
             && g.ends.is_sorted()
             && g.ends.last().is_none_or(|&e| e as usize <= g.members.len())
@@ -88,9 +91,8 @@ unsafe fn run(mlp: &Mlp<'_>, x: &mut [i16], s: &mut MlpScratch<'_>) {
     for block in 0..inner / LANES {
         if let Some(g) = &mlp.groups {
             for ((w, ends), folded) in g.columns.iter().zip(g.starts.windows(2)).zip(g.folded) {
-                // SAFETY: the rows exist in the sums' views and in the table.
-                unsafe { table_rows(s.sum_views, w, block, (ends[0], ends[1]), s.table) };
-                add_folded(folded, (ends[0], ends[1]), s.table);
+                // SAFETY: the rows exist in the sums' views and in the table, the folded ones before them.
+                unsafe { table_rows(s.sum_views, w, block, (ends[0], ends[1]), folded, s.table) };
             }
         }
         // SAFETY: the panel's blocks exist, scratch and index have all rows.
@@ -98,6 +100,7 @@ unsafe fn run(mlp: &Mlp<'_>, x: &mut [i16], s: &mut MlpScratch<'_>) {
             let panel = Panel::new(mlp, block, s);
             match panel.groupings {
                 0 => panel.hidden::<0>(rows, &glu),
+                3 => panel.hidden::<3>(rows, &glu),
                 4 => panel.hidden::<4>(rows, &glu),
                 _ => panel.hidden::<{ usize::MAX }>(rows, &glu),
             }
@@ -157,47 +160,47 @@ unsafe fn view_sums(view: &[i8], width: usize, g: &GroupInputs<'_>, which: usize
     }
 }
 
-/// Adds to each group row `from..to` those that `folded` names, which stand before `from`.
-#[target_feature(enable = "avx512f")]
-fn add_folded(folded: &[u16], (from, to): (usize, usize), table: &mut [i32]) {
-    let (before, rows) = table.split_at_mut(from * PAIR);
-    let each = folded.len() / (to - from).max(1);
-    if each == 0 {
-        return;
-    }
-    for (row, folded) in rows.as_chunks_mut::<PAIR>().0.iter_mut().zip(folded.chunks_exact(each)) {
-        for &other in folded {
-            let other = &before.as_chunks::<PAIR>().0[usize::from(other)];
-            row.iter_mut().zip(other).for_each(|(sum, term)| *sum += term);
-        }
-    }
-}
-
-/// Products of the views of group rows `from..to` with the panel's gate and up weights.
+/// Products of the views of group rows `from..to` with the panel's gate and up weights, and those of the rows that `folded` names for each.
 ///
 /// # Safety
-/// The CPU has the features; the rows exist in `views` and `table`, the block in the weights.
+/// The CPU has the features; the rows exist in `views` and `table`, the folded ones before `from`, the block in the weights.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn table_rows(views: &[i8], w: &Columns<'_>, block: usize, (from, to): (usize, usize), table: &mut [i32]) {
+unsafe fn table_rows(views: &[i8], w: &Columns<'_>, block: usize, (from, to): (usize, usize), folded: &[u16], table: &mut [i32]) {
+    let each = folded.len() / (to - from).max(1);
     let mut row = from;
     while row < to {
-        // SAFETY: the caller's promise. The last tile begins earlier and repeats some rows, where there are enough.
-        row = unsafe {
-            match to - from {
-                TALL.. => table_tile::<TALL>(views, w, block, row.min(to - TALL), table),
-                4.. => table_tile::<4>(views, w, block, row.min(to - 4), table),
-                _ => table_tile::<1>(views, w, block, row, table),
-            }
+        // The last tile begins earlier and repeats some rows, where there are enough.
+        let (tall, first) = match to - from {
+            TALL.. => (TALL, row.min(to - TALL)),
+            4.. => (4, row.min(to - 4)),
+            _ => (1, row),
         };
+        let folded = &folded[(first - from) * each..];
+        // SAFETY: the caller's promise; there are `each` folded rows for each of the tile.
+        unsafe {
+            match tall {
+                TALL => table_tile::<TALL>(views, w, block, first, (folded, each), table),
+                4 => table_tile::<4>(views, w, block, first, (folded, each), table),
+                _ => table_tile::<1>(views, w, block, first, (folded, each), table),
+            }
+        }
+        row = first + tall;
     }
 }
 
-/// Returns the row after the tile.
+/// The rows from `row` on, each with the next `each` of the folded ones.
 ///
 /// # Safety
 /// As [`table_rows`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn table_tile<const MR: usize>(views: &[i8], w: &Columns<'_>, block: usize, row: usize, table: &mut [i32]) -> usize {
+unsafe fn table_tile<const MR: usize>(
+    views: &[i8],
+    w: &Columns<'_>,
+    block: usize,
+    row: usize,
+    (folded, each): (&[u16], usize),
+    table: &mut [i32],
+) {
     let stride = block_words(w.k);
     // SAFETY: the caller's promise.
     unsafe {
@@ -205,6 +208,13 @@ unsafe fn table_tile<const MR: usize>(views: &[i8], w: &Columns<'_>, block: usiz
         let pair = w.n / 2 / LANES * stride;
         let start = [correction(weights, stride), correction(weights.add(pair), stride)];
         let mut acc: Tile<MR, 2> = [start; MR];
+        for e in 0..each {
+            unrolled!(MR, |i| {
+                let other = table.as_ptr().add(usize::from(*folded.as_ptr().add(i * each + e)) * PAIR);
+                acc[i][0] = _mm512_add_epi32(acc[i][0], _mm512_loadu_si512(other.cast()));
+                acc[i][1] = _mm512_add_epi32(acc[i][1], _mm512_loadu_si512(other.add(LANES).cast()));
+            });
+        }
         multiply::<MR, 2, false>(&mut acc, views.as_ptr().add(row * w.k).cast(), w.k, weights, pair, w.k / 4);
         let out = table.as_mut_ptr().add(row * PAIR);
         unrolled!(MR, |i| {
@@ -212,7 +222,6 @@ unsafe fn table_tile<const MR: usize>(views: &[i8], w: &Columns<'_>, block: usiz
             _mm512_storeu_si512(out.add(i * PAIR + LANES).cast(), acc[i][1]);
         });
     }
-    row + MR
 }
 
 /// What makes up for the flipped activations in a block of weights.
@@ -319,7 +328,8 @@ impl<'a> Panel<'a> {
                 unsafe {
                     let entry = self.index.as_ptr().add((first + i + j).min(rows - 1) * groupings);
                     for g in 0..groupings {
-                        let base = self.table.add(usize::from(*entry.add(g)) * PAIR);
+                        // Volatile, or the compiler takes the entries of a row together into a vector and out of it one by one.
+                        let base = self.table.add(usize::from(entry.add(g).read_volatile()) * PAIR);
                         acc[j][0] = _mm512_add_epi32(acc[j][0], _mm512_loadu_si512(base.cast()));
                         acc[j][1] = _mm512_add_epi32(acc[j][1], _mm512_loadu_si512(base.add(LANES).cast()));
                     }
