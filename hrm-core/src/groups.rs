@@ -103,6 +103,28 @@ impl<'m> Groups<'m> {
         self.folded_into(g).count()
     }
 
+    /// Fills the index of all rows: [`Groups::kept_rows`], then [`Groups::rows_around`] of one grouping after the other.
+    pub(crate) fn fill_index(&self, rows: usize, index: &mut [u16]) -> Result<(), Broken> {
+        let (own, mut rest) = index.split_at_mut_checked(rows * self.kept).or_broken()?;
+        self.kept_rows(0, own)?;
+        for g in 0..self.count {
+            let around;
+            (around, rest) = rest.split_at_mut_checked(self.range(g)?.len() * self.folded(g)).or_broken()?;
+            self.rows_around(g, 0, around)?;
+        }
+        Ok(())
+    }
+
+    /// The parts of that index: of the rows, and of the group rows of each grouping.
+    pub(crate) fn split_index<'i>(&self, rows: usize, index: &'i [u16]) -> Result<(&'i [u16], [&'i [u16]; MOST]), Broken> {
+        let (own, mut rest) = index.split_at_checked(rows * self.kept).or_broken()?;
+        let mut folded: [&[u16]; MOST] = [&[]; MOST];
+        for (g, around) in folded.iter_mut().enumerate().take(self.count) {
+            (*around, rest) = rest.split_at_checked(self.range(g)?.len() * self.folded(g)).or_broken()?;
+        }
+        Ok((own, folded))
+    }
+
     /// Stacked group rows in the groupings that are kept, `[rows, kept]`, for as many rows as `out` has from `first` on.
     pub(crate) fn kept_rows(&self, first: usize, out: &mut [u16]) -> Result<(), Broken> {
         let (mut token, mut field) = (first.checked_div(self.fields).or_broken()?, first % self.fields);
@@ -126,11 +148,11 @@ impl<'m> Groups<'m> {
     /// For each group row of grouping `g`, from group `first` on, the group rows of the groupings folded into it that it lies in:
     /// `[group rows, folded]`, as many as `out` has.
     pub(crate) fn rows_around(&self, g: usize, first: usize, out: &mut [u16]) -> Result<(), Broken> {
-        let (each, folded, ids) = (self.rows_of(g, self.fields)?, self.folded(g).max(1), self.ids(g)?);
+        let (each, folded) = (self.rows_of(g, self.fields)?, self.folded(g).max(1));
         holds(each * folded > 0)?;
         for (i, entries) in out.chunks_mut(each * folded).enumerate() {
             // A group without tokens has a product that nothing reads.
-            let token = ids.iter().position(|&id| usize::from(id) == first + i).unwrap_or(0);
+            let token = self.first_token(g, first + i)?.unwrap_or(0);
             for (k, coarse) in self.folded_into(g).enumerate() {
                 let row = self.row(coarse, token, 0)?;
                 entries.iter_mut().skip(k).step_by(folded).enumerate().for_each(|(field, e)| *e = (row + field) as u16);
@@ -143,11 +165,11 @@ impl<'m> Groups<'m> {
     pub(crate) fn add_folded(&self, sums: &mut [i16], width: usize, kernel: Kernel) -> Result<(), Broken> {
         for coarse in (0..self.count).filter(|&g| !self.is_kept(g)) {
             let fine = usize::from(*self.into.part(coarse)?);
-            let (start, each, ids) = (*self.starts.part(fine)?, self.rows_of(fine, self.fields)?, self.ids(fine)?);
+            let (start, each) = (*self.starts.part(fine)?, self.rows_of(fine, self.fields)?);
             let (before, fine_sums) = sums.split_at_mut_checked(start * width).or_broken()?;
             let fine_sums = fine_sums.part(..self.range(fine)?.len() * width)?;
             for (id, fine_sums) in fine_sums.rows(each * width)?.enumerate() {
-                let Some(token) = ids.iter().position(|&i| usize::from(i) == id) else { continue };
+                let Some(token) = self.first_token(fine, id)? else { continue };
                 let to = self.row(coarse, token, 0)? * width;
                 kernel.add(before.part_mut(to..to + each * width)?, fine_sums);
             }
@@ -160,6 +182,11 @@ impl<'m> Groups<'m> {
     pub(crate) fn row(&self, g: usize, token: usize, field: usize) -> Result<usize, Broken> {
         let id = usize::from(*self.ids(g)?.part(token)?);
         Ok(*self.starts.part(g)? + if self.merges(g)? { id } else { id * self.fields + field })
+    }
+
+    /// The first token of group `id` of grouping `g`.
+    fn first_token(&self, g: usize, id: usize) -> Result<Option<usize>, Broken> {
+        Ok(self.ids(g)?.iter().position(|&i| usize::from(i) == id))
     }
 
     /// Group id of each token in grouping `g`.

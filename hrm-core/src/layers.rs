@@ -19,8 +19,7 @@ pub(crate) struct Scratch<'a> {
     pub sums: &'a mut [i16],
     pub sum_views: &'a mut [i8],
     pub bases: &'a mut [i32],
-    /// `[R, kept]`: stacked group row of each row in each grouping that is kept, then [`Groups::rows_around`] of those that others are
-    /// folded into; in the lean schedule only for the rows of a tile.
+    /// [`Groups::fill_index`]: `[R, kept]`, then what is folded; in the lean schedule only for the rows of a tile.
     pub index: &'a mut [u16],
     /// Rows of each stacked group row, one after the other, and where each group row ends.
     pub members: &'a mut [u16],
@@ -82,13 +81,10 @@ pub(crate) fn gated_mlp<'m>(
     let down = p.columns(&mlp.down, 0, inner);
     let kept = groups.map_or(0, |g| g.kept);
     let columns = NonZeroUsize::new(width).or_broken()?;
-    let (index, mut rest) = s.index.split_at_checked(x.len() / columns * kept).or_broken()?;
-    let mut folded: [&[u16]; 8] = [&[]; 8];
-    for (g, folded) in folded.iter_mut().enumerate().take(g_count) {
-        if let Some(groups) = groups {
-            (*folded, rest) = rest.split_at_checked(groups.range(g)?.len() * groups.folded(g)).or_broken()?;
-        }
-    }
+    let (index, folded) = match groups {
+        Some(groups) => groups.split_index(x.len() / columns, s.index)?,
+        None => Default::default(),
+    };
     let inputs = match groups {
         Some(groups) => Some(GroupInputs {
             columns: of_sums,

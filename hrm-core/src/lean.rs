@@ -403,8 +403,10 @@ fn multiply_sums(
     };
     for (i, t) in tokens.enumerate() {
         let slot = slot_of(g, t, s.colours)?;
-        for f in (0..n).filter(|_| place.is_some()) {
-            *index.part_mut((i * n + f) * kept + place.or_broken()?)? = (slot + if merged { 0 } else { f }) as u16;
+        if let Some(place) = place {
+            for f in 0..n {
+                *index.part_mut((i * n + f) * kept + place)? = (slot + if merged { 0 } else { f }) as u16;
+            }
         }
         let (tag, wanted) = caching.tag(groups, s.colours, s.tags, g, t)?;
         if *tag == wanted {

@@ -366,15 +366,14 @@ fn accumulators<T: Tile>(
     let panels = count.div_ceil(T::CHANNELS);
     if bias.is_none() && bases.is_none() {
         T::zero(sums, panels)?;
-    }
-    for r in (0..rows).filter(|_| bias.is_some() || bases.is_some()) {
-        let bases = Starts::of(bases, row + r, w.n, (first, count))?;
-        match bias {
-            Some(bias) => T::begin(sums, r, bias.part(first..first + count)?, &bases)?,
-            None => {
-                let (base, others) = bases.split_first()?.or_broken()?;
-                T::begin(sums, r, base, &others)?;
-            }
+    } else {
+        for r in 0..rows {
+            let bases = Starts::of(bases, row + r, w.n, (first, count))?;
+            let (start, bases) = match bias {
+                Some(bias) => (bias.part(first..first + count)?, bases),
+                None => bases.split_first()?.or_broken()?,
+            };
+            T::begin(sums, r, start, &bases)?;
         }
     }
     T::dot(input, w, rows, first, panels, sums)

@@ -123,16 +123,8 @@ impl<'a, 'm> Run<'a, 'm> {
         if s.schedule == Schedule::Lean || s.index.is_empty() {
             return Ok(());
         }
-        let rows = c.rows();
+        groups.fill_index(c.rows(), s.index)?;
         let places = (0..groups.tokens()).flat_map(|token| (0..groups.fields).map(move |field| (token, field)));
-        let (index, mut rest) = s.index.split_at_mut_checked(rows * groups.kept).or_broken()?;
-        groups.kept_rows(0, index)?;
-        for g in groups.kept().filter(|&g| groups.folded(g) > 0) {
-            let len = groups.range(g)?.len() * groups.folded(g);
-            let (front, back) = core::mem::take(&mut rest).split_at_mut_checked(len).or_broken()?;
-            groups.rows_around(g, 0, front)?;
-            rest = back;
-        }
         // Counts, then where each group row begins, then its end, as its members are written.
         for (token, field) in places.clone() {
             for g in 0..groups.count {

@@ -36,6 +36,18 @@ pub(super) unsafe extern "C" fn dot_panels(sums: *mut i32, input: *const i32, we
     // The body takes 24 pairs; the first pass enters it so far in that the rest is whole passes. K = 48 and K = 32 are one pass of a body
     // of their own, with nothing to count. On the stack:
     // 0 input, 4 sums, 8 end of the weights, 12 entry, 16 end of the input; then nine saved registers.
+    // Stores the sums of a panel; goes on at a label with the next.
+    macro_rules! end_panel {
+        ($again:literal) => {
+            concat!("ldrd r12, r2, [sp, #4]\n", "stm r12!, {{r4-r11}}\n", "str r12, [sp, #4]\n", "cmp r0, r2\n", "bne.w ", $again, "b\n")
+        };
+    }
+    // All panels, of so many pairs each.
+    macro_rules! one_pass {
+        ($label:literal, $pairs:literal) => {
+            concat!($label, ":\n", "ldrd r1, r12, [sp]\n", "ldm r12, {{r4-r11}}\n", products_of_pairs!($pairs), "\n", end_panel!($label))
+        };
+    }
     naked_asm!(
         env!("HRM_CPU"),
         "push {{r4-r11, lr}}",
@@ -61,15 +73,7 @@ pub(super) unsafe extern "C" fn dot_panels(sums: *mut i32, input: *const i32, we
         "beq.w 6f",
         "cmp r3, #24",
         "bne.w 4f",
-        "2:",
-        "ldrd r1, r12, [sp]",
-        "ldm r12, {{r4-r11}}",
-        products_of_pairs!("24"),
-        "ldrd r12, r2, [sp, #4]",
-        "stm r12!, {{r4-r11}}",
-        "str r12, [sp, #4]",
-        "cmp r0, r2",
-        "bne.w 2b",
+        one_pass!("2", "24"),
         "5:",
         "add sp, sp, #24",
         "pop {{r4-r11, pc}}",
@@ -84,21 +88,9 @@ pub(super) unsafe extern "C" fn dot_panels(sums: *mut i32, input: *const i32, we
         "ldr r2, [sp, #16]",
         "cmp r1, r2",
         "bne.w 3b",
-        "ldrd r12, r2, [sp, #4]",
-        "stm r12!, {{r4-r11}}",
-        "str r12, [sp, #4]",
-        "cmp r0, r2",
-        "bne.w 4b",
+        end_panel!("4"),
         "b.w 5b",
-        "6:",
-        "ldrd r1, r12, [sp]",
-        "ldm r12, {{r4-r11}}",
-        products_of_pairs!("16"),
-        "ldrd r12, r2, [sp, #4]",
-        "stm r12!, {{r4-r11}}",
-        "str r12, [sp, #4]",
-        "cmp r0, r2",
-        "bne.w 6b",
+        one_pass!("6", "16"),
         "b.w 5b",
     )
 }

@@ -167,28 +167,22 @@ unsafe fn view_sums(view: &[i8], width: usize, g: &GroupInputs<'_>, which: usize
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn table_rows(views: &[i8], w: &Columns<'_>, block: usize, (from, to): (usize, usize), folded: &[u16], table: &mut [i32]) {
     let each = folded.len() / (to - from).max(1);
+    let of = |row: usize| (&folded[(row - from) * each..], each);
     let mut row = from;
     while row < to {
-        // The last tile begins earlier and repeats some rows, where there are enough.
-        let (tall, first) = match to - from {
-            TALL.. => (TALL, row.min(to - TALL)),
-            4.. => (4, row.min(to - 4)),
-            _ => (1, row),
-        };
-        let folded = &folded[(first - from) * each..];
-        // SAFETY: the caller's promise; there are `each` folded rows for each of the tile.
-        unsafe {
-            match tall {
-                TALL => table_tile::<TALL>(views, w, block, first, (folded, each), table),
-                4 => table_tile::<4>(views, w, block, first, (folded, each), table),
-                _ => table_tile::<1>(views, w, block, first, (folded, each), table),
+        // SAFETY: the caller's promise; there are `each` folded rows for each of a tile. The last tile begins earlier and repeats some rows,
+        // where there are enough.
+        row = unsafe {
+            match to - from {
+                TALL.. => table_tile::<TALL>(views, w, block, row.min(to - TALL), of(row.min(to - TALL)), table),
+                4.. => table_tile::<4>(views, w, block, row.min(to - 4), of(row.min(to - 4)), table),
+                _ => table_tile::<1>(views, w, block, row, of(row), table),
             }
-        }
-        row = first + tall;
+        };
     }
 }
 
-/// The rows from `row` on, each with the next `each` of the folded ones.
+/// The rows from `row` on, each with the next `each` of the folded ones. Returns the row after the tile.
 ///
 /// # Safety
 /// As [`table_rows`].
@@ -200,7 +194,7 @@ unsafe fn table_tile<const MR: usize>(
     row: usize,
     (folded, each): (&[u16], usize),
     table: &mut [i32],
-) {
+) -> usize {
     let stride = block_words(w.k);
     // SAFETY: the caller's promise.
     unsafe {
@@ -222,6 +216,7 @@ unsafe fn table_tile<const MR: usize>(
             _mm512_storeu_si512(out.add(i * PAIR + LANES).cast(), acc[i][1]);
         });
     }
+    row + MR
 }
 
 /// What makes up for the flipped activations in a block of weights.
