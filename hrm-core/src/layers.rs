@@ -13,13 +13,13 @@ use crate::parts::{Broken, OrBroken, Parts, holds};
 /// Scratch shared by all sublayers, carved from the arena.
 #[derive(Debug)]
 pub(crate) struct Scratch<'a> {
-    /// int8 view of the stream; attention keeps `[q, k, v]` views here.
+    /// int8 view of the stream, in the lean schedule only with much memory; attention keeps `[q, k, v]` views here.
     pub view: &'a mut [i8],
     pub transposed: &'a mut [i16],
     pub sums: &'a mut [i16],
     pub sum_views: &'a mut [i8],
     pub bases: &'a mut [i32],
-    /// [`Groups::fill_index`]: `[R, kept]`, then what is folded; in the lean schedule only for the rows of a tile.
+    /// [`Groups::fill_index`]: `[R, kept]`, then what is folded; in the lean schedule mostly for the rows of a tile.
     pub index: &'a mut [u16],
     /// Rows of each stacked group row, one after the other, and where each group row ends.
     pub members: &'a mut [u16],

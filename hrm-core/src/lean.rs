@@ -31,6 +31,8 @@ pub(crate) struct Caching {
     pub slot_starts: [usize; 9],
     /// Every group row has its own slot: all products are taken at once.
     pub full: bool,
+    /// Views of all rows and the index of their groups are kept.
+    pub keeps: bool,
     /// Group rows that are multiplied in one call of a block.
     pub products: usize,
 }
@@ -88,6 +90,11 @@ impl Caching {
         }
         caching.products = caching.count_products(groups, colours, last)?;
         Ok(caching)
+    }
+
+    /// Whether all products are taken at once, in slots that are the group rows themselves, and all fields of a token go together.
+    pub(crate) fn all_at_once(&self, groups: &Groups<'_>) -> bool {
+        self.full && self.fields == groups.fields
     }
 
     /// Goes over the tokens as [`mix`] does.
@@ -228,7 +235,7 @@ pub(crate) fn gated_mlp<'m>(
         while first < x.len {
             let n = s.tile.min(x.in_one_piece(first)?);
             p.kernel.view8(x.run(first, n)?, mlp.m_in, s.tile_input.part_mut(..n * width)?)?;
-            multiply(mlp, &matrices, (n, width), None, s, p)?;
+            multiply(mlp, &matrices, (0, n, width), None, s, p)?;
             finish(mlp, x.run(first, n)?, s.tile_delta.part(..n * width)?, width, p)?;
             first += n;
         }
@@ -248,15 +255,21 @@ pub(crate) fn gated_mlp<'m>(
 
 /// Sums of all groups, then their views over them.
 fn take_sums(mlp: &GatedMlp<'_>, x: &mut Rows<'_>, groups: &Groups<'_>, s: &mut Scratch<'_>, p: &Packed<'_>) -> Result<(), Broken> {
-    let (width, kept) = (x.width, groups.kept);
+    let (width, kept, keeps) = (x.width, groups.kept, s.caching.keeps);
     let sums: &mut [i16] = cast_slice_mut(&mut *s.mixing).part_mut(..groups.rows * width)?;
     sums.fill(0);
     let mut first = 0;
     while first < x.len {
-        let n = s.tile.min(x.in_one_piece(first)?);
-        let index = s.index.part_mut(..n * kept)?;
-        groups.kept_rows(first, index)?;
-        let input = s.tile_input.part_mut(..n * width)?;
+        let most = if keeps { x.len } else { s.tile };
+        let n = most.min(x.in_one_piece(first)?);
+        let (index, input) = if keeps {
+            (s.index.part_mut(first * kept..(first + n) * kept)?, s.view.part_mut(first * width..(first + n) * width)?)
+        } else {
+            (s.index.part_mut(..n * kept)?, s.tile_input.part_mut(..n * width)?)
+        };
+        if !keeps {
+            groups.kept_rows(first, index)?;
+        }
         p.kernel.view8(x.run(first, n)?, mlp.m_in, input)?;
         p.kernel.group_sums(input, width, index, kept, sums)?;
         first += n;
@@ -302,25 +315,31 @@ fn mix<'m>(
     let fields = NonZeroUsize::new(groups.fields).or_broken()?;
     let together = NonZeroUsize::new(caching.tokens).or_broken()?;
     let tokens = x.len / fields;
+    let all_at_once = caching.all_at_once(groups);
     s.tags.fill(0);
     if caching.full {
         for (g, columns) in matrices.group.iter().enumerate().take(groups.count) {
             let Range { start, end } = groups.range(g)?;
             let (before, products) = table.split_at_mut_checked(start * wide).or_broken()?;
             let (folded, each) = (groups.folded(g), groups.rows_of(g, fields.get())?);
-            // The index has no room for more group rows than a tile has rows.
-            let most = if folded > 0 { s.tile.checked_div(each).or_broken()? * each } else { end - start };
+            // Where it is not kept, the index has no room for more group rows than a tile has rows.
+            let most = if folded > 0 && !caching.keeps { s.tile.checked_div(each).or_broken()? * each } else { end - start };
             holds(most > 0)?;
             for first in (0..end - start).step_by(most) {
                 let n = most.min(end - start - first);
-                let around = s.index.part_mut(..n * folded)?;
-                groups.rows_around(g, first / each, around)?;
+                let around = if caching.keeps {
+                    *groups.split_index(x.len, s.index)?.1.part(g)?
+                } else {
+                    let around = s.index.part_mut(..n * folded)?;
+                    groups.rows_around(g, first / each, around)?;
+                    &*around
+                };
                 let bases = Bases { table: before, index: around, groupings: folded };
                 let views = views.part((start + first) * width..(start + first + n) * width)?;
                 p.kernel.accumulate(views, columns, Some(&bases), products.part_mut(first * wide..(first + n) * wide)?)?;
             }
             // Every colour is one group's own.
-            for t in 0..tokens {
+            for t in (0..tokens).filter(|_| !all_at_once) {
                 let (tag, wanted) = caching.tag(groups, s.colours, s.tags, g, t)?;
                 *tag = wanted;
             }
@@ -336,8 +355,8 @@ fn mix<'m>(
             let whole = x.in_one_piece(token * fields.get())? / fields;
             let most = (together.get() - token % together).min(whole).min(tokens - token);
             holds(most > 0)?;
-            let count = whole_tile(groups, s.colours, token, most)?;
-            for g in 0..groups.count {
+            let count = if all_at_once { most } else { whole_tile(groups, s.colours, token, most)? };
+            for g in (0..groups.count).filter(|_| !all_at_once) {
                 multiply_sums(
                     &caching,
                     matrices,
@@ -350,14 +369,17 @@ fn mix<'m>(
                     p,
                 )?;
             }
+            if all_at_once && !caching.keeps {
+                groups.kept_rows(token * n, s.index.part_mut(..count * n * groups.kept)?)?;
+            }
             // Whole tokens lie one behind the other, else a token's fields do.
             let (runs, each) = if n == fields.get() { (1, count * n) } else { (count, n) };
             let start = |run: usize| (token + run) * fields.get() + field;
-            for run in 0..runs {
+            for run in (0..runs).filter(|_| !caching.keeps) {
                 let at = run * each * width;
                 p.kernel.view8(x.run(start(run), each)?, mlp.m_in, s.tile_input.part_mut(at..at + each * width)?)?;
             }
-            multiply(mlp, matrices, (count * n, width), Some((&*table, groups.kept)), s, p)?;
+            multiply(mlp, matrices, (token * n, count * n, width), Some((&*table, groups.kept)), s, p)?;
             for run in 0..runs {
                 let at = run * each * width;
                 finish(mlp, x.run(start(run), each)?, s.tile_delta.part(at..at + each * width)?, width, p)?;
@@ -450,23 +472,24 @@ fn whole_tile(groups: &Groups<'_>, colours: &[u16], first: usize, most: usize) -
     Ok(most)
 }
 
-/// Output of the MLP for the `rows` views in the tile's input.
+/// Output of the MLP for the `rows` views in the tile's input; where views are kept, for those from row `first` on.
 fn multiply<'m>(
     mlp: &GatedMlp<'m>,
     matrices: &Matrices<'m>,
-    (rows, width): (usize, usize),
+    (first, rows, width): (usize, usize, usize),
     bases: Option<(&[i32], usize)>,
     s: &mut Scratch<'_>,
     p: &Packed<'m>,
 ) -> Result<(), Broken> {
     let inner = mlp.up.n / 2;
+    let (views, first) = if s.caching.keeps { (&*s.view, first) } else { (&*s.tile_input, 0) };
     let bases = match bases {
-        Some((table, groupings)) => Some(Bases { table, index: s.index.part(..rows * groupings)?, groupings }),
+        Some((table, n)) => Some(Bases { table, index: s.index.part(first * n..(first + rows) * n)?, groupings: n }),
         None => None,
     };
+    let input = views.part(first * width..(first + rows) * width)?;
     let hidden = s.tile_hidden.part_mut(..rows * inner)?;
     let wide = s.tile_wide.part_mut(..rows * mlp.up.n)?;
-    let input = s.tile_input.part(..rows * width)?;
     p.kernel.gated(input, &matrices.own, &requant(&mlp.up), bases.as_ref(), mlp.gate_shift, wide, hidden)?;
     p.kernel.project(hidden, &matrices.down, &requant(&mlp.down), None, s.tile_delta.part_mut(..rows * width)?)
 }

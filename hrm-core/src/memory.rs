@@ -24,7 +24,8 @@ pub struct Plan {
     /// Keep z_H of the segment before, so that the residual can be reported.
     pub residual: bool,
     /// Bytes for cached products of group sums in the lean schedule. The memory of the sums themselves serves too, and the least
-    /// that the schedule can work with is always there, so 0 is allowed; `4 * group rows * 2I` bytes cache everything.
+    /// that the schedule can work with is always there, so 0 is allowed; `4 * group rows * 2I` bytes cache everything, and with
+    /// `rows * (C + 2 * groupings)` more the views of the rows and the index of their groups are kept, too.
     pub products: usize,
     /// Rows that are worked on together, at least 1.
     pub tile: usize,
@@ -112,19 +113,20 @@ impl Regions {
         // One slot a grouping is the least that one row can be worked on with; one a group row is the most that is ever used.
         let slot = 2 * inner * 4;
         let products = max(min(plan.products, group_rows * slot), groupings * slot);
+        let keeps = lean_sums && plan.products.saturating_sub(products) >= rows * (ch + 2 * groupings);
         Self {
             state,
             previous: if plan.residual { state } else { 0 },
             view: match (attention, lean) {
                 (true, _) => 3 * state,
-                (false, true) => 0,
+                (false, true) => keeps as usize * state,
                 (false, false) => rows.next_multiple_of(TILE) * ch,
             },
             transposed: if token { state } else { 0 },
             sums: if sums && !lean { group_rows * ch } else { 0 },
             sum_views: if sums && !lean { group_rows * ch } else { 0 },
             bases: if sums && !lean { group_rows * 2 * inner } else { 0 },
-            index: if lean_sums { tile * groupings } else { rows * groupings * sums as usize },
+            index: if lean_sums && !keeps { tile * groupings } else { rows * groupings * sums as usize },
             members: if lean { 0 } else { rows * groupings * sums as usize },
             ends: if sums && !lean { group_rows } else { 0 },
             mixing: if lean_sums {

@@ -119,11 +119,15 @@ impl<'a, 'm> Run<'a, 'm> {
             let words = s.mixing.len().checked_sub(views).or_broken()?;
             let slots = words.checked_div(usize::from(c.inner)).or_broken()?;
             s.caching = Caching::new(groups, slots, s.tile, s.colours, s.tags)?;
+            s.caching.keeps = s.caching.all_at_once(groups) && !s.view.is_empty();
         }
-        if s.schedule == Schedule::Lean || s.index.is_empty() {
+        if s.index.is_empty() || (s.schedule == Schedule::Lean && !s.caching.keeps) {
             return Ok(());
         }
         groups.fill_index(c.rows(), s.index)?;
+        if s.schedule == Schedule::Lean {
+            return Ok(());
+        }
         let places = (0..groups.tokens()).flat_map(|token| (0..groups.fields).map(move |field| (token, field)));
         // Counts, then where each group row begins, then its end, as its members are written.
         for (token, field) in places.clone() {

@@ -233,12 +233,17 @@ impl<const IN_PLACE: bool> Tile for Smlad<IN_PLACE> {
                 let (sums, mults, out) = (first_of::<IN_PLACE>(sums, row)?, mults.map(<[i32]>::as_ptr), out.as_mut_ptr());
                 let lines = LINES.part(gate_shift as usize)?.as_ptr();
                 let what = panels::Hidden { sums, mults, out, shift, lines, fours };
-                let run = match gate_shift {
-                    0 => panels::hidden_panels::<IN_PLACE, 0>,
-                    1 => panels::hidden_panels::<IN_PLACE, 1>,
-                    2 => panels::hidden_panels::<IN_PLACE, 2>,
-                    3 => panels::hidden_panels::<IN_PLACE, 3>,
-                    _ => panels::hidden_panels::<IN_PLACE, 4>,
+                let run = match (gate_shift, shift > 0) {
+                    (0, true) => panels::hidden_panels::<IN_PLACE, true, 0>,
+                    (1, true) => panels::hidden_panels::<IN_PLACE, true, 1>,
+                    (2, true) => panels::hidden_panels::<IN_PLACE, true, 2>,
+                    (3, true) => panels::hidden_panels::<IN_PLACE, true, 3>,
+                    (_, true) => panels::hidden_panels::<IN_PLACE, true, 4>,
+                    (0, false) => panels::hidden_panels::<IN_PLACE, false, 0>,
+                    (1, false) => panels::hidden_panels::<IN_PLACE, false, 1>,
+                    (2, false) => panels::hidden_panels::<IN_PLACE, false, 2>,
+                    (3, false) => panels::hidden_panels::<IN_PLACE, false, 3>,
+                    (_, false) => panels::hidden_panels::<IN_PLACE, false, 4>,
                 };
                 // SAFETY: `fours_in` has seen that the sums of the row's gates are there for all of `out`, and those of the ups stand a
                 // chunk behind them; both multipliers are as long as `out`; the lines are those of the function's shift.

@@ -153,16 +153,35 @@ pub(super) struct Hidden {
 }
 
 /// `out[c] = glu(requant(gate), requant(up))`: see [`crate::kernels::lines::glu`], of which this is the same text; `GATE_SHIFT` is its shift.
+/// Unless `SHIFTED` the shift of the sums is 0.
 ///
 /// # Safety
 /// The sums are those of `fours` fours of channels of one row, `fours` is not 0; each multiplier has `4 * fours` words to read at a multiple
 /// of 4 bytes, `out` `4 * fours` bytes to write.
 #[unsafe(naked)]
-pub(super) unsafe extern "C" fn hidden_panels<const IN_PLACE: bool, const GATE_SHIFT: usize>(what: &Hidden) {
+pub(super) unsafe extern "C" fn hidden_panels<const IN_PLACE: bool, const SHIFTED: bool, const GATE_SHIFT: usize>(what: &Hidden) {
     // r0 sums, r1 and r12 multipliers, r2 out, r3 shift, r5 the line of zero, r6 fours left, lr the half of the last rounding.
     macro_rules! requantise {
         ($to:literal, $mult:literal) => {
-            concat!("lsl ", $to, ", ", $to, ", r3\n", "smmul ", $to, ", ", $to, ", ", $mult, "\n", "ssat ", $to, ", #16, ", $to, "\n")
+            concat!(
+                ".if {shifted}\nlsl ",
+                $to,
+                ", ",
+                $to,
+                ", r3\n.endif\n",
+                "smmul ",
+                $to,
+                ", ",
+                $to,
+                ", ",
+                $mult,
+                "\n",
+                "ssat ",
+                $to,
+                ", #16, ",
+                $to,
+                "\n"
+            )
         };
     }
     macro_rules! hidden {
@@ -172,15 +191,15 @@ pub(super) unsafe extern "C" fn hidden_panels<const IN_PLACE: bool, const GATE_S
                 $gate,
                 ", asr #{index}\n",
                 "add r11, r5, r11, lsl #3\n",
-                "ldrd r4, r11, [r11]\n",
-                "mla r4, r11, ",
+                "ldrd r10, r11, [r11]\n",
+                "mla r10, r11, ",
                 $gate,
-                ", r4\n",
-                "smlatb r4, r4, ",
+                ", r10\n",
+                "smlatb r10, r10, ",
                 $up,
                 ", lr\n",
-                "ssat r4, #8, r4, asr #15\n",
-                "strb r4, [r2], #1\n",
+                "ssat r10, #8, r10, asr #15\n",
+                "strb r10, [r2], #1\n",
             )
         };
     }
@@ -198,16 +217,17 @@ pub(super) unsafe extern "C" fn hidden_panels<const IN_PLACE: bool, const GATE_S
                 requantise!("r8", "r10"),
                 requantise!("r9", "r11"),
                 "ldrd r10, r11, [r12], #8\n",
-                "ldr r7, [r0, #{ups} + {channel}*",
+                ".if {in_place}\nldr r7, [r0, #{ups} + 16*",
                 $first,
-                "]\n",
+                "]\nldr r4, [r0, #{ups} + 16*",
+                $first,
+                " + 16]\n.else\nldrd r7, r4, [r0, #{ups} + 4*",
+                $first,
+                "]\n.endif\n",
                 requantise!("r7", "r10"),
-                "ldr r10, [r0, #{ups} + {channel}*",
-                $first,
-                " + {channel}]\n",
-                requantise!("r10", "r11"),
+                requantise!("r4", "r11"),
                 hidden!("r8", "r7"),
-                hidden!("r9", "r10"),
+                hidden!("r9", "r4"),
             )
         };
     }
@@ -228,7 +248,7 @@ pub(super) unsafe extern "C" fn hidden_panels<const IN_PLACE: bool, const GATE_S
         "bne.w 2b",
         "pop {{r4-r11, pc}}",
         index = const 7 - GATE_SHIFT,
-        channel = const distances(IN_PLACE).0,
+        shifted = const SHIFTED as usize,
         ups = const CHUNK * distances(IN_PLACE).1 / 4,
         in_place = const IN_PLACE as usize,
         four = const distances(IN_PLACE).1,
