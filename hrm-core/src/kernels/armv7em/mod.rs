@@ -6,6 +6,7 @@
 //! for 32 products. `SXTB16` widens the even, then the odd columns of four: activations and packed weights keep that order.
 #![allow(unsafe_code)]
 
+mod accumulate;
 mod dot;
 mod elements;
 mod panels;
@@ -271,6 +272,9 @@ fn first_of<const IN_PLACE: bool>(sums: &[i32], row: usize) -> Result<*const i32
 
 /// `out[r][n] = W a + bases`.
 pub fn accumulate(a: &[i8], w: &Columns<'_>, bases: Option<&Bases<'_>>, out: &mut [i32]) -> Result<(), Broken> {
+    if accumulate::accumulate(a, w, bases, out)? {
+        return Ok(());
+    }
     if Smlad::<false>::ready(w) {
         tiled::accumulate::<Smlad<false>>(a, w, bases, out)
     } else if Smlad::<true>::ready(w) {
