@@ -11,8 +11,8 @@
 
 use core::arch::naked_asm;
 
-use super::Columns;
-use super::tiled::{self, MOST_COLUMNS, Tile};
+use super::tiled::{self, MOST_COLUMNS, Starts, Tile};
+use super::{Bases, Columns};
 use crate::parts::{Broken, OrBroken, Parts};
 
 pub use super::reference::{add, add_norm, glu_rows, group_sums, inject, pack, packed_words, scale_down, view8_slice};
@@ -72,14 +72,49 @@ impl Tile for Multiplier {
             let end = first + whole * SIDE - 1;
             let weights = weights.part(first * stride..end * stride + w.k)?;
             // SAFETY: `whole` times 16 sums, so many words of arranged activations, and as many rows of weights as channels are there.
-            unsafe { products(sums.as_mut_ptr(), input.as_ptr(), weights.as_ptr(), stride, w.k, whole) };
+            unsafe { products::<IN_TILES>(sums.as_mut_ptr(), input.as_ptr(), weights.as_ptr(), stride, w.k, whole, 0) };
         }
         if rest > 0 && !last.is_empty() {
             left_over(input, w, rows, first + whole * SIDE, last)?;
         }
         Ok(())
     }
+
+    #[inline(always)]
+    fn accumulate(a: &[i8], w: &Columns<'_>, bases: Option<&Bases<'_>>, out: &mut [i32]) -> Result<usize, Broken> {
+        if w.n == 0 || !w.n.is_multiple_of(SIDE) {
+            return Ok(0);
+        }
+        let mut buffer = Self::BUFFER;
+        let input = buffer.part_mut(..tile_words(w.k))?;
+        let (weights, stride) = w.in_place();
+        let weights = weights.part(..(w.n - 1) * stride + w.k)?;
+        let tiles = a.chunks_exact(SIDE * w.k).zip(out.chunks_exact_mut(SIDE * w.n));
+        let done = SIDE * tiles.len();
+        for (tile, (rows, out)) in tiles.enumerate() {
+            Self::arrange(rows, w.k, input)?;
+            let products = if bases.is_some() { products::<STARTED> } else { products::<FRESH> };
+            for (r, out) in out.rows_mut(w.n)?.enumerate() {
+                for (i, base) in Starts::of(bases, SIDE * tile + r, w.n, (0, w.n))?.rows().enumerate() {
+                    if i == 0 {
+                        out.copy_of(base?)?;
+                    } else {
+                        out.iter_mut().zip(base?).for_each(|(o, b)| *o += b);
+                    }
+                }
+            }
+            // SAFETY: four rows of `n` sums, `4 n` bytes apart, so many words of arranged activations, and `n` rows of weights, `n` a multiple of 4
+            // that is not 0.
+            unsafe { products(out.as_mut_ptr(), input.as_ptr(), weights.as_ptr(), stride, w.k, w.n / SIDE, 4 * w.n) };
+        }
+        Ok(done)
+    }
 }
+
+/// Where [`products`] finds its sums: `[panels][4 rows][4]`, or in rows, whose first values are there or are zero.
+const IN_TILES: usize = 0;
+const STARTED: usize = 1;
+const FRESH: usize = 2;
 
 /// [`Tile::dot`] of the one to three channels from `first` on.
 #[inline(never)]
@@ -130,14 +165,23 @@ fn activations(input: &[i32], r: usize, k: usize) -> impl Iterator<Item = i32> {
     })
 }
 
-/// `sums[p][r][c] += sum_k input[k][r] * weights[(4 p + c) stride + k]` for `panels` panels.
+/// `sums[p][r][c] += sum_k input[k][r] * weights[(4 p + c) stride + k]` for `panels` panels; or `sums[r][4 p + c]` with rows `row` bytes apart,
+/// `=` if `SUMS` is [`FRESH`].
 ///
 /// # Safety
 /// `k` and `panels` are not 0; `input` is arranged as [`Tile::arrange`] says and has `k` columns, `sums` has `16 * panels` words to read and write,
-/// and there are `4 * panels` rows of `k` weights, `stride` bytes apart.
+/// or four rows of `4 * panels`, and there are `4 * panels` rows of `k` weights, `stride` bytes apart.
 #[unsafe(naked)]
-unsafe extern "C" fn products(sums: *mut i32, input: *const i32, weights: *const i8, stride: usize, k: usize, panels: usize) {
-    // Two channels at a time. a0 sums, a1 input, a2 a3 weights, a4 end of the eights, ra of the input, a5 2^15, s8 start of the input, s9
+unsafe extern "C" fn products<const SUMS: usize>(
+    sums: *mut i32,
+    input: *const i32,
+    weights: *const i8,
+    stride: usize,
+    k: usize,
+    panels: usize,
+    row: usize,
+) {
+    // Two channels at a time. On the stack, above the saved registers: 52 bytes from one row of sums to the next. a0 sums, a1 input, a2 a3 weights, a4 end of the eights, ra of the input, a5 2^15, s8 start of the input, s9
     // stride, s10 weights of the next two channels, s11 how often. t4 t5 activations of rows 0 and 1, 2 and 3; a6 a7 weights, t6 a product.
     // For rows 0 1 and channel 0, 0 1 and 1, 2 3 and 0, 2 3 and 1: t0..t3 sums of a few columns, s0..s3 their upper halves' sums, s4..s7 the
     // plain sums.
@@ -177,10 +221,26 @@ unsafe extern "C" fn products(sums: *mut i32, input: *const i32, weights: *const
             )
         };
     }
+    // The sums of two channels: `$op` is `lw` or `sw`; of rows the places are worked out.
+    macro_rules! sums {
+        ($op:literal) => {
+            concat!(
+                ".if {sums} == 0\n",
+                $op, " s0, 16(a0)\n", $op, " s1, 20(a0)\n", $op, " s2, 48(a0)\n", $op, " s3, 52(a0)\n",
+                $op, " s4, 0(a0)\n", $op, " s5, 4(a0)\n", $op, " s6, 32(a0)\n", $op, " s7, 36(a0)\n",
+                ".else\n",
+                lines!("lw t2, 52(sp)" "add t0, a0, t2" "add t1, t0, t2" "add t2, t1, t2"),
+                $op, " s0, 0(t0)\n", $op, " s1, 4(t0)\n", $op, " s2, 0(t2)\n", $op, " s3, 4(t2)\n",
+                $op, " s4, 0(a0)\n", $op, " s5, 4(a0)\n", $op, " s6, 0(t1)\n", $op, " s7, 4(t1)\n",
+                ".endif\n",
+            )
+        };
+    }
     naked_asm!(
         ".option push",
         ".option arch, +m",
         "addi sp, sp, -64",
+        "sw a6, 52(sp)",
         "sw ra, 0(sp)",
         "sw s0, 4(sp)",
         "sw s1, 8(sp)",
@@ -212,14 +272,17 @@ unsafe extern "C" fn products(sums: *mut i32, input: *const i32, weights: *const
         "mv a2, s10",
         "add a3, s10, s9",
         "add s10, a3, s9",
-        "lw s0, 16(a0)",
-        "lw s1, 20(a0)",
-        "lw s2, 48(a0)",
-        "lw s3, 52(a0)",
-        "lw s4, 0(a0)",
-        "lw s5, 4(a0)",
-        "lw s6, 32(a0)",
-        "lw s7, 36(a0)",
+        ".if {sums} == 2",
+        "li s0, 0",
+        "li s1, 0",
+        "li s2, 0",
+        "li s3, 0",
+        "li s4, 0",
+        "li s5, 0",
+        "li s6, 0",
+        "li s7, 0",
+        ".else",
+        sums!("lw"),
         "slli t0, s0, 16",
         "slli t1, s1, 16",
         "slli t2, s2, 16",
@@ -228,6 +291,7 @@ unsafe extern "C" fn products(sums: *mut i32, input: *const i32, weights: *const
         "add s5, s5, t1",
         "add s6, s6, t2",
         "add s7, s7, t3",
+        ".endif",
         "beq a1, a4, 7f",
         "3:",
         "lw t6, 0(a1)",
@@ -291,19 +355,14 @@ unsafe extern "C" fn products(sums: *mut i32, input: *const i32, weights: *const
         "sub s5, s5, t1",
         "sub s6, s6, t2",
         "sub s7, s7, t3",
-        "sw s0, 16(a0)",
-        "sw s1, 20(a0)",
-        "sw s2, 48(a0)",
-        "sw s3, 52(a0)",
-        "sw s4, 0(a0)",
-        "sw s5, 4(a0)",
-        "sw s6, 32(a0)",
-        "sw s7, 36(a0)",
+        sums!("sw"),
         "addi a0, a0, 8",
         "addi s11, s11, -1",
+        ".if {sums} == 0",
         "andi t0, s11, 1",
         "bnez t0, 2b",
         "addi a0, a0, 48", // the next panel
+        ".endif",
         "bnez s11, 2b",
         "lw ra, 0(sp)",
         "lw s0, 4(sp)",
@@ -321,6 +380,7 @@ unsafe extern "C" fn products(sums: *mut i32, input: *const i32, weights: *const
         "addi sp, sp, 64",
         "ret",
         ".option pop",
+        sums = const SUMS,
     )
 }
 

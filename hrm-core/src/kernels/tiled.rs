@@ -106,6 +106,12 @@ pub(super) trait Tile {
         begin::<Self>(sums, row, bias, bases)
     }
 
+    /// The first rows of [`accumulate`], as many as it says, if there is a way without a copy of their sums; the others are left as they are.
+    #[inline(always)]
+    fn accumulate(_: &[i8], _: &Columns<'_>, _: Option<&Bases<'_>>, _: &mut [i32]) -> Result<usize, Broken> {
+        Ok(0)
+    }
+
     /// Copies the sums of row `row` to `out`, whose length says how many.
     #[inline(always)]
     fn copy(sums: &[i32], row: usize, out: &mut [i32]) -> Result<(), Broken> {
@@ -385,9 +391,15 @@ pub(super) fn accumulate<T: Tile>(a: &[i8], w: &Columns<'_>, bases: Option<&Base
         return reference::accumulate(a, w, bases, out);
     }
     let bases = bases.filter(|b| b.groupings > 0);
+    let done = T::accumulate(a, w, bases, out)?;
+    let a = a.part(done * w.k..)?;
+    if a.is_empty() {
+        return Ok(());
+    }
     let mut buffer = MaybeUninit::<[i32; MOST_SUMS]>::uninit();
     let sums = T::clear_sums(&mut buffer);
     for_each_tile::<T>(a, w.k, |row, rows, input| {
+        let row = done + row;
         for first in (0..w.n).step_by(CHUNK) {
             let count = CHUNK.min(w.n - first);
             accumulators::<T>(input, w, None, bases, (row, rows), (first, count), sums)?;

@@ -5,20 +5,19 @@ use core::mem::MaybeUninit;
 
 use super::dot::products_of_pairs;
 use super::{FOUR, Smlad};
-use crate::kernels::tiled::{MOST_COLUMNS, Tile};
+use crate::kernels::tiled::Tile;
 use crate::kernels::{Bases, Columns};
 use crate::parts::{Broken, Parts};
 
 /// What sums start at that start at zero.
 static ZERO: [i32; FOUR] = [0; FOUR];
 
-/// `out[r][n] = W a + base` with packed weights. Returns `false` and does nothing if this shape needs another way.
-pub(super) fn accumulate(a: &[i8], w: &Columns<'_>, bases: Option<&Bases<'_>>, out: &mut [i32]) -> Result<bool, Broken> {
+/// `out[r][n] = W a + base` with packed weights; how many rows of it are done: all, or none if this shape needs another way.
+pub(super) fn accumulate(a: &[i8], w: &Columns<'_>, bases: Option<&Bases<'_>>, out: &mut [i32]) -> Result<usize, Broken> {
     let (n, k) = (w.n, w.k);
     let pairs = k.div_ceil(2);
-    let bases = bases.filter(|b| b.groupings > 0);
-    if !Smlad::<false>::ready(w) || k > MOST_COLUMNS || 2 * n == 0 || !n.is_multiple_of(FOUR) || bases.is_some_and(|b| b.groupings > 1) {
-        return Ok(false);
+    if 2 * n == 0 || !n.is_multiple_of(FOUR) || bases.is_some_and(|b| b.groupings > 1) {
+        return Ok(0);
     }
     let mut buffer = MaybeUninit::uninit();
     let input = Smlad::<false>::clear_input(&mut buffer);
@@ -49,7 +48,7 @@ pub(super) fn accumulate(a: &[i8], w: &Columns<'_>, bases: Option<&Bases<'_>>, o
         // and of every channel. Neither `n`, a multiple of 4, nor `pairs` is 0.
         unsafe { accumulate_two(&what) }
     }
-    Ok(true)
+    Ok(a.len() / k)
 }
 
 /// What [`accumulate_two`] works on.

@@ -195,6 +195,11 @@ impl<const IN_PLACE: bool> Tile for Smlad<IN_PLACE> {
     }
 
     #[inline(always)]
+    fn accumulate(a: &[i8], w: &Columns<'_>, bases: Option<&Bases<'_>>, out: &mut [i32]) -> Result<usize, Broken> {
+        if IN_PLACE { Ok(0) } else { accumulate::accumulate(a, w, bases, out) }
+    }
+
+    #[inline(always)]
     fn copy(sums: &[i32], row: usize, out: &mut [i32]) -> Result<(), Broken> {
         match fours_in::<IN_PLACE>(sums, row, out.len()) {
             Some(fours) => {
@@ -272,9 +277,6 @@ fn first_of<const IN_PLACE: bool>(sums: &[i32], row: usize) -> Result<*const i32
 
 /// `out[r][n] = W a + bases`.
 pub fn accumulate(a: &[i8], w: &Columns<'_>, bases: Option<&Bases<'_>>, out: &mut [i32]) -> Result<(), Broken> {
-    if accumulate::accumulate(a, w, bases, out)? {
-        return Ok(());
-    }
     if Smlad::<false>::ready(w) {
         tiled::accumulate::<Smlad<false>>(a, w, bases, out)
     } else if Smlad::<true>::ready(w) {
