@@ -81,12 +81,11 @@ impl Tile for Multiplier {
     }
 
     #[inline(always)]
-    fn accumulate(a: &[i8], w: &Columns<'_>, bases: Option<&Bases<'_>>, out: &mut [i32]) -> Result<usize, Broken> {
+    fn accumulate(a: &[i8], w: &Columns<'_>, bases: Option<&Bases<'_>>, input: &mut [i32], out: &mut [i32]) -> Result<usize, Broken> {
         if w.n == 0 || !w.n.is_multiple_of(SIDE) {
             return Ok(0);
         }
-        let mut buffer = Self::BUFFER;
-        let input = buffer.part_mut(..tile_words(w.k))?;
+        let input = input.part_mut(..tile_words(w.k))?;
         let (weights, stride) = w.in_place();
         let weights = weights.part(..(w.n - 1) * stride + w.k)?;
         let tiles = a.chunks_exact(SIDE * w.k).zip(out.chunks_exact_mut(SIDE * w.n));

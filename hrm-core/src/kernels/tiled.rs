@@ -107,8 +107,15 @@ pub(super) trait Tile {
     }
 
     /// The first rows of [`accumulate`], as many as it says, if there is a way without a copy of their sums; the others are left as they are.
+    /// `input` has room for a tile.
     #[inline(always)]
-    fn accumulate(_: &[i8], _: &Columns<'_>, _: Option<&Bases<'_>>, _: &mut [i32]) -> Result<usize, Broken> {
+    fn accumulate(
+        _a: &[i8],
+        _w: &Columns<'_>,
+        _bases: Option<&Bases<'_>>,
+        _input: &mut [Self::Input],
+        _out: &mut [i32],
+    ) -> Result<usize, Broken> {
         Ok(0)
     }
 
@@ -293,10 +300,20 @@ pub(super) fn interleave<const SIDE: usize>(rows: &[i8], k: usize, out: &mut [i8
 
 /// Calls `f` with each tile of rows: its first row, how many, and the arranged activations.
 #[inline(always)]
-fn for_each_tile<T: Tile>(a: &[i8], k: usize, mut f: impl FnMut(usize, usize, &[T::Input]) -> Result<(), Broken>) -> Result<(), Broken> {
-    holds(k > 0 && k <= MOST_COLUMNS)?;
+fn for_each_tile<T: Tile>(a: &[i8], k: usize, f: impl FnMut(usize, usize, &[T::Input]) -> Result<(), Broken>) -> Result<(), Broken> {
     let mut buffer = MaybeUninit::uninit();
-    let input = T::clear_input(&mut buffer).as_mut();
+    for_each_tile_in::<T>(T::clear_input(&mut buffer).as_mut(), a, k, f)
+}
+
+/// The same with memory for the arranged activations.
+#[inline(always)]
+fn for_each_tile_in<T: Tile>(
+    input: &mut [T::Input],
+    a: &[i8],
+    k: usize,
+    mut f: impl FnMut(usize, usize, &[T::Input]) -> Result<(), Broken>,
+) -> Result<(), Broken> {
+    holds(k > 0 && k <= MOST_COLUMNS)?;
     for (i, rows) in a.chunks(T::ROWS * k).enumerate() {
         T::arrange(rows, k, input)?;
         f(i * T::ROWS, rows.len() / k, input)?;
@@ -391,14 +408,16 @@ pub(super) fn accumulate<T: Tile>(a: &[i8], w: &Columns<'_>, bases: Option<&Base
         return reference::accumulate(a, w, bases, out);
     }
     let bases = bases.filter(|b| b.groupings > 0);
-    let done = T::accumulate(a, w, bases, out)?;
+    let mut buffer = MaybeUninit::uninit();
+    let input = T::clear_input(&mut buffer).as_mut();
+    let done = T::accumulate(a, w, bases, input, out)?;
     let a = a.part(done * w.k..)?;
     if a.is_empty() {
         return Ok(());
     }
     let mut buffer = MaybeUninit::<[i32; MOST_SUMS]>::uninit();
     let sums = T::clear_sums(&mut buffer);
-    for_each_tile::<T>(a, w.k, |row, rows, input| {
+    for_each_tile_in::<T>(input, a, w.k, |row, rows, input| {
         let row = done + row;
         for first in (0..w.n).step_by(CHUNK) {
             let count = CHUNK.min(w.n - first);

@@ -1,7 +1,6 @@
 //! Products of group sums, two rows at a time: sums start at zero or at the row of another grouping and are stored where they are kept.
 
 use core::arch::naked_asm;
-use core::mem::MaybeUninit;
 
 use super::dot::products_of_pairs;
 use super::{FOUR, Smlad};
@@ -13,14 +12,18 @@ use crate::parts::{Broken, Parts};
 static ZERO: [i32; FOUR] = [0; FOUR];
 
 /// `out[r][n] = W a + base` with packed weights; how many rows of it are done: all, or none if this shape needs another way.
-pub(super) fn accumulate(a: &[i8], w: &Columns<'_>, bases: Option<&Bases<'_>>, out: &mut [i32]) -> Result<usize, Broken> {
+pub(super) fn accumulate(
+    a: &[i8],
+    w: &Columns<'_>,
+    bases: Option<&Bases<'_>>,
+    input: &mut [i32],
+    out: &mut [i32],
+) -> Result<usize, Broken> {
     let (n, k) = (w.n, w.k);
     let pairs = k.div_ceil(2);
     if 2 * n == 0 || !n.is_multiple_of(FOUR) || bases.is_some_and(|b| b.groupings > 1) {
         return Ok(0);
     }
-    let mut buffer = MaybeUninit::uninit();
-    let input = Smlad::<false>::clear_input(&mut buffer);
     let weights = w.packed().part(..n * pairs)?;
     for (i, (rows, out)) in a.chunks(2 * k).zip(out.chunks_mut(2 * n)).enumerate() {
         Smlad::<false>::arrange(rows, k, input)?;

@@ -195,8 +195,8 @@ impl<const IN_PLACE: bool> Tile for Smlad<IN_PLACE> {
     }
 
     #[inline(always)]
-    fn accumulate(a: &[i8], w: &Columns<'_>, bases: Option<&Bases<'_>>, out: &mut [i32]) -> Result<usize, Broken> {
-        if IN_PLACE { Ok(0) } else { accumulate::accumulate(a, w, bases, out) }
+    fn accumulate(a: &[i8], w: &Columns<'_>, bases: Option<&Bases<'_>>, input: &mut [i32], out: &mut [i32]) -> Result<usize, Broken> {
+        if IN_PLACE { Ok(0) } else { accumulate::accumulate(a, w, bases, input, out) }
     }
 
     #[inline(always)]

@@ -13,6 +13,8 @@ pub(super) const FOUR: usize = 4;
 #[repr(C)]
 pub(super) struct Dot {
     pub sums: [*mut i32; 2],
+    /// What the sums start with, if the pass is one that reads it.
+    pub starts: [*const i32; 2],
     pub rows: [*const i8; 2],
     pub weights: *const i8,
     /// Bytes from one channel to the next.
@@ -20,27 +22,32 @@ pub(super) struct Dot {
     pub fours: usize,
 }
 
-/// Passes over 1 to [`STEPS`] steps of columns; those of the second row start with sums of 0.
-pub(super) static PASSES: [[unsafe extern "C" fn(&Dot); STEPS]; 2] = [
-    [dot_fours::<1, false>, dot_fours::<2, false>, dot_fours::<3, false>],
-    [dot_fours::<1, true>, dot_fours::<2, true>, dot_fours::<3, true>],
+/// Passes over 1 to [`STEPS`] steps of columns that go on with the sums, that start at [`Dot::starts`], and that start at 0.
+pub(super) static PASSES: [[unsafe extern "C" fn(&Dot); STEPS]; 3] = [
+    [dot_fours::<1, GO_ON>, dot_fours::<2, GO_ON>, dot_fours::<3, GO_ON>],
+    [dot_fours::<1, START>, dot_fours::<2, START>, dot_fours::<3, START>],
+    [dot_fours::<1, FRESH>, dot_fours::<2, FRESH>, dot_fours::<3, FRESH>],
 ];
+/// Their places.
+pub(super) const GO_ON: usize = 0;
+pub(super) const START: usize = 1;
+pub(super) const FRESH: usize = 2;
 
-/// `sums[r][c] += sum_k rows[r][k] * weights[c][k]`, or `=` if `FRESH`, over `STEPS` steps of columns (1 to 3).
+/// `sums[r][c] = first + sum_k rows[r][k] * weights[c][k]` over `STEPS` steps of columns (1 to 3), where `first` is the sum itself, the start, or 0.
 ///
 /// # Safety
 /// `fours` is not 0. Rows: `16 * STEPS` bytes; weights: as many of `4 * fours` channels, `stride` bytes from one to the next; sums: `4 * fours`
-/// words each. The two rows of sums may be one and the same if those of activations are.
+/// words each, and if `FROM` is [`START`] so many of the starts. The two rows of sums may be one and the same if those of activations and starts are.
 #[unsafe(naked)]
-unsafe extern "C" fn dot_fours<const STEPS: usize, const FRESH: bool>(what: &Dot) {
-    // Activations in q0-q2 and q3-q5, weights in q6 and q7. r1 weights, r3 stride, r5 and r7 rows of sums, r9 end of the first. Sums of
-    // the first row in r0-r6, of the second in r8-r14, those with an even number.
+unsafe extern "C" fn dot_fours<const STEPS: usize, const FROM: usize>(what: &Dot) {
+    // Activations in q0-q2 and q3-q5, weights in q6 and q7. r1 weights, r3 stride, r5 and r7 rows of sums, r9 the end of the first. Sums of the first row in
+    // r0-r6, of the second in r8-r14, those with an even number. Where there are starts, in r9 and r11, that end is on the stack.
     macro_rules! channel {
         ($first:literal, $second:literal) => {
             concat!(
                 "vldrb.u8 q6, [r1]\n",
                 ".if {steps} > 1\nvldrb.u8 q7, [r1, #16]\n.endif\n",
-                ".if {fresh}\n",
+                ".if {from} == 2\n",
                 "vmladav.s8 ",
                 $first,
                 ", q0, q6\nvmladav.s8 ",
@@ -71,28 +78,31 @@ unsafe extern "C" fn dot_fours<const STEPS: usize, const FRESH: bool>(what: &Dot
         "sub sp, sp, #4",
         "vpush {{d8-d15}}",
         "ldrd r5, r7, [r0]",
-        "ldrd r2, r4, [r0, #8]",
-        "ldrd r1, r3, [r0, #16]",
-        "ldr r9, [r0, #24]",
-        "add r9, r5, r9, lsl #4",
+        "ldrd r9, r11, [r0, #8]",
+        "ldrd r2, r4, [r0, #16]",
+        "ldrd r1, r3, [r0, #24]",
+        "ldr r6, [r0, #32]",
+        "add r6, r5, r6, lsl #4",
+        ".if {from} == 1\nstr r6, [sp, #64]\n.else\nmov r9, r6\n.endif",
         "vldrb.u8 q0, [r2]",
         "vldrb.u8 q3, [r4]",
         ".if {steps} > 1\nvldrb.u8 q1, [r2, #16]\nvldrb.u8 q4, [r4, #16]\n.endif",
         ".if {steps} > 2\nvldrb.u8 q2, [r2, #32]\nvldrb.u8 q5, [r4, #32]\n.endif",
         "2:",
-        ".if {fresh} == 0\nldm.w r5, {{r0, r2, r4, r6}}\nldm.w r7, {{r8, r10, r12, lr}}\n.endif",
+        ".if {from} == 0\nldm.w r5, {{r0, r2, r4, r6}}\nldm.w r7, {{r8, r10, r12, lr}}\n.endif",
+        ".if {from} == 1\nldm.w r9!, {{r0, r2, r4, r6}}\nldm.w r11!, {{r8, r10, r12, lr}}\n.endif",
         channel!("r0", "r8"),
         channel!("r2", "r10"),
         channel!("r4", "r12"),
         channel!("r6", "lr"),
         "stm.w r5!, {{r0, r2, r4, r6}}",
         "stm.w r7!, {{r8, r10, r12, lr}}",
-        "cmp r5, r9",
+        ".if {from} == 1\nldr r0, [sp, #64]\ncmp r5, r0\n.else\ncmp r5, r9\n.endif",
         "bne.w 2b",
         "vpop {{d8-d15}}",
         "add sp, sp, #4",
         "pop {{r4-r11, pc}}",
         steps = const STEPS,
-        fresh = const FRESH as usize,
+        from = const FROM,
     )
 }

@@ -31,6 +31,41 @@ unsafe extern "C" fn add_row(x: *mut i16, d: *const i16, n: usize) -> u64 {
     )
 }
 
+/// `x <- sat16(x + d)`.
+pub fn add(x: &mut [i16], d: &[i16]) {
+    // SAFETY: as many elements as both have.
+    unsafe { add_row(x.as_mut_ptr(), d.as_ptr(), x.len().min(d.len())) };
+}
+
+/// `x <- sat16(x + sat16(h + e))`.
+pub fn inject(x: &mut [i16], h: &[i16], e: &[i16]) {
+    // SAFETY: as many elements as all have.
+    unsafe { inject_row(x.as_mut_ptr(), h.as_ptr(), e.as_ptr(), x.len().min(h.len()).min(e.len())) }
+}
+
+/// `x = sat16(x + sat16(h + e))`.
+///
+/// # Safety
+/// `n` elements each.
+#[unsafe(naked)]
+unsafe extern "C" fn inject_row(x: *mut i16, h: *const i16, e: *const i16, n: usize) {
+    naked_asm!(
+        env!("HRM_CPU"),
+        "push {{r4, lr}}",
+        "wlstp.16 lr, r3, 3f",
+        "2:",
+        "vldrh.u16 q0, [r1], #16",
+        "vldrh.u16 q1, [r2], #16",
+        "vqadd.s16 q0, q0, q1",
+        "vldrh.u16 q1, [r0]",
+        "vqadd.s16 q0, q0, q1",
+        "vstrh.16 q0, [r0], #16",
+        "letp lr, 2b",
+        "3:",
+        "pop {{r4, pc}}",
+    )
+}
+
 /// `x = sat16((x * factor + 2^(shift - 1)) >> shift)` with `right` = `-shift`.
 ///
 /// # Safety
@@ -175,13 +210,14 @@ unsafe extern "C" fn sum_row_4(row: *const i8, sums: &[*mut i16; 4], n: usize) {
 /// Adds each row of `a` (`[R, C]`) to the sums (`[group rows, C]`) of its groups; `index` is `[R, G]`.
 pub fn group_sums(a: &[i8], channels: usize, index: &[u16], groupings: usize, sums: &mut [i16]) -> Result<(), Broken> {
     for (row, groups) in a.rows(channels)?.zip(index.rows(groupings)?) {
-        if let &[a, b, c, d] = groups {
-            let at = [a, b, c, d].map(|group| usize::from(group) * channels);
-            let distinct = a != b && a != c && a != d && b != c && b != d && c != d;
-            if distinct && at.iter().all(|at| at + channels <= sums.len()) {
+        if let Some(&four) = groups.as_array::<4>() {
+            let [a, b, c, d] = four;
+            // Groupings stand one behind the other, so this is how they come.
+            if a < b && b < c && c < d && (usize::from(d) + 1) * channels <= sums.len() {
                 let first = sums.as_mut_ptr();
+                let sums = four.map(|group| first.wrapping_add(usize::from(group) * channels));
                 // SAFETY: the four rows lie in the sums and do not overlap, as was just seen; the row has `channels` bytes.
-                unsafe { sum_row_4(row.as_ptr(), &at.map(|at| first.add(at)), channels) };
+                unsafe { sum_row_4(row.as_ptr(), &sums, channels) };
                 continue;
             }
         }

@@ -19,8 +19,8 @@ use super::tiled::{self, CHUNK, MOST_COLUMNS, Starts};
 use super::{Bases, Columns, Requant, reference};
 use crate::parts::{Broken, OrBroken, Parts, holds};
 
-pub use super::reference::{add, glu_rows, inject};
-pub use elements::{add_norm, group_sums, scale_down, view8_slice};
+pub use super::reference::glu_rows;
+pub use elements::{add, add_norm, group_sums, inject, scale_down, view8_slice};
 
 /// Rows that go together.
 const ROWS: usize = 2;
@@ -78,6 +78,16 @@ fn for_each_two(a: &[i8], k: usize, mut f: impl FnMut(usize, usize, [&[i8]; ROWS
     Ok(())
 }
 
+/// What sums start with.
+#[derive(Clone, Copy)]
+enum From<'a> {
+    /// With what they are.
+    Themselves,
+    Zero,
+    /// With these, one for each row.
+    Rows([&'a [i32]; ROWS]),
+}
+
 /// Channels `first..first + n` of a block of weights, ready to be multiplied with rows.
 struct Run<'a> {
     block: &'a Columns<'a>,
@@ -98,9 +108,9 @@ impl<'a> Run<'a> {
         Ok(Self { block, first, n, weights: weights.part(first * stride..end)?, stride, steps })
     }
 
-    /// `sums[r][c] += sum_k rows[r][k] * w[c][k]`, or `=` if `fresh`. Without a second row of sums only those of the first row.
+    /// `sums[r][c] = from[r][c] + sum_k rows[r][k] * w[c][k]`. Without a second row of sums only those of the first row.
     #[inline(always)]
-    fn multiply(&self, rows: [&[i8]; ROWS], sums: &mut [i32], second: Option<&mut [i32]>, fresh: bool) -> Result<(), Broken> {
+    fn multiply(&self, rows: [&[i8]; ROWS], sums: &mut [i32], second: Option<&mut [i32]>, from: From<'_>) -> Result<(), Broken> {
         let Self { n, stride, steps, .. } = *self;
         let [one, other] = rows;
         let rows = [one.part(..steps * STEP)?, other.part(..steps * STEP)?];
@@ -112,26 +122,34 @@ impl<'a> Run<'a> {
         };
         let inputs = if two { rows } else { [rows[0]; ROWS] }.map(<[i8]>::as_ptr);
         let fours = n / FOUR;
+        let (passes, starts) = match from {
+            From::Themselves => (dot::GO_ON, sums.map(<*mut i32>::cast_const)),
+            From::Zero => (dot::FRESH, sums.map(<*mut i32>::cast_const)),
+            From::Rows([first, second]) => {
+                let first = first.part(..n)?.as_ptr();
+                (dot::START, [first, if two { second.part(..n)?.as_ptr() } else { first }])
+            }
+        };
         if fours > 0 {
-            let mut what = Dot { sums, rows: inputs, weights: self.weights.as_ptr(), stride, fours };
-            let (mut left, mut passes) = (steps, &dot::PASSES[usize::from(fresh)]);
+            let mut what = Dot { sums, starts, rows: inputs, weights: self.weights.as_ptr(), stride, fours };
+            let (mut left, mut passes) = (steps, &dot::PASSES[passes]);
             while left > 0 {
                 let steps = left.min(STEPS);
                 let pass = passes.part(steps - 1)?;
                 // SAFETY: `new` has cut the weights to `steps` steps of `4 * fours` channels, the rows have as many, just checked, and this
-                // takes the next of them; both rows of sums have `n` words, and are one only if the rows of activations are.
+                // takes the next of them; both rows of sums and of starts have `n` words, and are one only if the rows of activations are.
                 unsafe { pass(&what) }
                 what.rows = what.rows.map(|row| row.wrapping_add(steps * STEP));
                 what.weights = what.weights.wrapping_add(steps * STEP);
-                (left, passes) = (left - steps, &dot::PASSES[0]);
+                (left, passes) = (left - steps, &dot::PASSES[dot::GO_ON]);
             }
         }
         for c in FOUR * fours..n {
             let weights = self.block.row(self.first + c)?;
-            for (row, sums) in rows.iter().zip(sums).take(if two { ROWS } else { 1 }) {
+            for ((row, sums), start) in rows.iter().zip(sums).zip(starts).take(if two { ROWS } else { 1 }) {
                 let products = weights.iter().zip(*row).map(|(&w, &a)| i32::from(w) * i32::from(a));
-                // SAFETY: `c` is below `n`, and so long are the rows of sums.
-                unsafe { *sums.add(c) = products.sum::<i32>() + if fresh { 0 } else { *sums.add(c) } }
+                // SAFETY: `c` is below `n`, and so long are the rows of sums and of starts.
+                unsafe { *sums.add(c) = products.sum::<i32>() + if matches!(from, From::Zero) { 0 } else { *start.add(c) } }
             }
         }
         Ok(())
@@ -143,19 +161,17 @@ impl<'a> Run<'a> {
         let (n, [first, second]) = (self.n, sums);
         let (bias, first, second) = (bias.part(..n)?, first.part_mut(..n)?, second.part_mut(..n)?);
         if let Some(b) = bases.filter(|b| b.groupings == GROUPS) {
-            let base = |group: u16| {
-                let at = usize::from(group) * self.block.n + self.first;
-                b.table.part(at..at + n).map(<[i32]>::as_ptr)
-            };
             // A missing second row is the first again.
             let index = [b.of(row)?, b.of(row + rows - 1)?];
-            let ([&[a, b0, c, d], &[e, f, g, h]], true) = (index.map(|i| i.as_array::<GROUPS>().unwrap_or(&[0; GROUPS])), rows <= ROWS)
-            else {
+            let ([Some(&one), Some(&other)], true) = (index.map(|i| i.as_array::<GROUPS>()), rows <= ROWS) else {
                 return Err(Broken::here());
             };
-            let bases = [base(a)?, base(b0)?, base(c)?, base(d)?, base(e)?, base(f)?, base(g)?, base(h)?];
+            let last = one.into_iter().chain(other).max().map_or(0, usize::from);
+            holds(self.first + n <= self.block.n && (last + 1) * self.block.n <= b.table.len())?;
+            let base = |group| b.table.as_ptr().wrapping_add(usize::from(group) * self.block.n + self.first);
+            let bases = [one.map(base), other.map(base)];
             let sums = [first.as_mut_ptr(), if rows == ROWS { second.as_mut_ptr() } else { first.as_mut_ptr() }];
-            // SAFETY: `n` words of the sums, the bias and each base, just checked; a row that stands twice has the same bases twice.
+            // SAFETY: `n` words of the sums, the bias and each base, the last of which was checked; a row that stands twice has the same bases twice.
             unsafe { rows::begin_two(&rows::Begin { sums, bias: bias.as_ptr(), bases, n }) };
             return Ok(());
         }
@@ -182,11 +198,22 @@ pub fn accumulate(a: &[i8], w: &Columns<'_>, bases: Option<&Bases<'_>>, out: &mu
         return reference::accumulate(a, w, bases, out);
     }
     let run = Run::new(w, 0, w.n)?;
+    let only = bases.filter(|b| b.groupings == 1);
     for_each_two(a, w.k, |row, rows, input| {
         let (first, second) = out.part_mut(row * w.n..(row + rows) * w.n)?.split_at_mut_checked(w.n).or_broken()?;
-        run.multiply(input, first, (rows == ROWS).then_some(second), true)
+        let from = match only {
+            Some(b) => {
+                let start = |row: usize| {
+                    let group = usize::from(*b.index.part(row)?);
+                    b.table.part(group * w.n..(group + 1) * w.n)
+                };
+                From::Rows([start(row)?, start(row + rows - 1)?])
+            }
+            None => From::Zero,
+        };
+        run.multiply(input, first, (rows == ROWS).then_some(second), from)
     })?;
-    reference::add_bases(bases, w.n, out)
+    reference::add_bases(bases.filter(|_| only.is_none()), w.n, out)
 }
 
 /// `out[r][n] = requant(W a + bases + bias)`.
@@ -201,7 +228,7 @@ pub fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, bases: Option<&Bases<
         let (bias, mult) = (q.bias.part(first..first + n)?, q.mult.part(first..first + n)?);
         for_each_two(a, w.k, |row, rows, input| {
             let [one, two] = &mut sums;
-            run.multiply(input, one, Some(two), true)?;
+            run.multiply(input, one, Some(two), From::Zero)?;
             for (r, sums) in sums.iter_mut().enumerate().take(rows) {
                 if bases.is_some() {
                     run.add_bases(sums.part_mut(..n)?, bases, row + r)?;
@@ -245,7 +272,7 @@ pub fn gated(
             for ((run, bias), at) in runs.iter().flatten().zip([0, CHUNK]) {
                 let (one, two) = (one.part_mut(at..at + run.n)?, two.part_mut(at..at + run.n)?);
                 run.begin([one, two], bias, bases, row, rows)?;
-                run.multiply(input, one, Some(two), false)?;
+                run.multiply(input, one, Some(two), From::Themselves)?;
             }
             for (r, sums) in sums.iter().enumerate().take(rows) {
                 let at = (row + r) * inner + first;
@@ -281,8 +308,9 @@ impl<'a> HiddenRow<'a> {
         if eights > 0 {
             let tables = [BASE.as_ptr(), SLOPE.as_ptr()];
             let (sums, mults, out) = (sums.as_ptr(), mults.map(<[i32]>::as_ptr), out.as_mut_ptr());
+            let hidden = if shift > 0 { rows::hidden_eights::<true> } else { rows::hidden_eights::<false> };
             // SAFETY: so many eights are there of gates, ups, both multipliers and `out`; the tables have 64 entries; the shift is at most 4.
-            unsafe { rows::hidden_eights(&rows::Hidden { sums, mults, out, shift, gate_shift, tables, eights }) }
+            unsafe { hidden(&rows::Hidden { sums, mults, out, shift, gate_shift, tables, eights }) }
         }
         for c in EIGHT * eights..n {
             let requant = |at: usize, mult: &[i32]| Ok(tiled::requant(*sums.part(at)?, shift, *mult.part(c)?));

@@ -10,7 +10,7 @@ pub(super) struct Begin {
     pub sums: [*mut i32; 2],
     pub bias: *const i32,
     /// Four of each row.
-    pub bases: [*const i32; 8],
+    pub bases: [[*const i32; 4]; 2],
     pub n: usize,
 }
 
@@ -104,13 +104,14 @@ pub(super) struct Hidden {
 }
 
 /// `out[c] = glu(requant(gate), requant(up))`: see [`crate::kernels::reference::glu`], of which this is the same text in lanes of 16 bits.
-/// `VQRDMULH` multiplies, rounds and shifts by 15: the slope by 2^8 times the place in its piece, and silu by up.
+/// `VQRDMULH` multiplies, rounds and shifts by 15: the slope by 2^8 times the place in its piece, and silu by up. Unless `SHIFTED` the shift of the sums
+/// is 0.
 ///
 /// # Safety
 /// `eights` is not 0; `8 * eights` elements of gates, ups, multipliers and `out`; tables of 64, which no index leaves: it comes from at
 /// most 8191.
 #[unsafe(naked)]
-pub(super) unsafe extern "C" fn hidden_eights(what: &Hidden) {
+pub(super) unsafe extern "C" fn hidden_eights<const SHIFTED: bool>(what: &Hidden) {
     /// Requantises eight sums at a register, with multipliers at another, into eight halves.
     macro_rules! requantise {
         ($sums:literal, $mults:literal, $to:literal) => {
@@ -127,9 +128,9 @@ pub(super) unsafe extern "C" fn hidden_eights(what: &Hidden) {
                 "vld21.32 {{q2, q3}}, [",
                 $mults,
                 "]!\n",
-                "vshl.s32 q0, r5\n",
+                ".if {shifted}\nvshl.s32 q0, r5\n.endif\n",
                 "vmulh.s32 q0, q0, q2\n",
-                "vshl.s32 q1, r5\n",
+                ".if {shifted}\nvshl.s32 q1, r5\n.endif\n",
                 "vmulh.s32 q1, q1, q3\n",
                 "vqmovnb.s32 ",
                 $to,
@@ -178,5 +179,6 @@ pub(super) unsafe extern "C" fn hidden_eights(what: &Hidden) {
         "add sp, sp, #4",
         "pop {{r4-r11, pc}}",
         ups = const 4 * CHUNK,
+        shifted = const SHIFTED as usize,
     )
 }
