@@ -2,6 +2,8 @@
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
 #![deny(unsafe_code)]
 
+#[cfg(feature = "std")]
+mod aligned;
 pub mod config;
 pub mod cost;
 pub mod format;
@@ -22,6 +24,8 @@ pub mod task;
 #[cfg(feature = "std")]
 pub mod testing;
 
+#[cfg(feature = "std")]
+pub use aligned::Aligned;
 pub use config::{Config, ConfigError, Mixer, Start};
 pub use format::{FormatError, ModelView};
 pub use iterate::{Halt, Iteration, Machine, Policy, Segment};

@@ -9,7 +9,7 @@ use hrm_core::iterate::{Halt, Policy};
 use hrm_core::schedule::DEFAULT_GUESSES;
 use hrm_core::solve::{Event, Options, Outcome, Perturb, Select, SolveError, Solver};
 use hrm_core::task::Sudoku;
-use hrm_core::{Broken, Config, FormatError, Kernel, MemoryError, ModelView, Network, Plan, Run};
+use hrm_core::{Aligned, Broken, Config, FormatError, Kernel, MemoryError, ModelView, Network, Plan, Run};
 use self_cell::self_cell;
 
 use crate::builtin;
@@ -92,7 +92,7 @@ enum Bytes {
 
 struct Parts {
     bytes: Bytes,
-    packed: Vec<i32>,
+    packed: Aligned<i32>,
 }
 
 impl Parts {
@@ -124,7 +124,7 @@ impl std::fmt::Debug for Model {
 /// Memory of one solver at a time; it grows to what the model needs.
 #[derive(Debug, Default)]
 pub struct Workspace {
-    arena: Vec<u64>,
+    arena: Aligned<u64>,
     memory: Vec<u8>,
 }
 
@@ -220,9 +220,9 @@ impl Model {
 
     fn build(bytes: Bytes, name: &str, kernel: Kernel) -> Result<Self, ModelError> {
         let format = |cause| ModelError::Format { name: name.to_owned(), cause };
-        let mut parts = Parts { bytes, packed: Vec::new() };
+        let mut parts = Parts { bytes, packed: Aligned::default() };
         let view = ModelView::new_checked(parts.bytes()).map_err(format)?;
-        let mut packed = vec![0; Network::packed_words(&view, kernel)];
+        let mut packed = Aligned::new(Network::packed_words(&view, kernel));
         Network::pack(&view, kernel, &mut packed)?;
         parts.packed = packed;
         // The view borrows the bytes, which move into the cell: it is made again there.
@@ -275,7 +275,7 @@ impl Model {
     pub fn self_test(&self) -> Result<Option<(u64, u64)>, SolveError> {
         let Some(test) = self.view().self_test() else { return Ok(None) };
         let network = *self.network();
-        let mut arena = vec![0; network.required_bytes(Plan::HOST).div_ceil(8)];
+        let mut arena = Aligned::new(network.required_bytes(Plan::HOST).div_ceil(8));
         let mut run = Run::new(network, &mut arena, Plan::HOST).map_err(SolveError::Memory)?;
         run.start(test.tokens, test.seed, 0).map_err(SolveError::Input)?;
         for _ in 0..test.segments {
@@ -327,7 +327,7 @@ impl Model {
         let network = *self.network();
         let words = network.required_bytes(Plan::HOST).div_ceil(8);
         if workspace.arena.len() < words {
-            workspace.arena.resize(words, 0);
+            workspace.arena = Aligned::new(words);
         }
         let needed = Solver::required_bytes(tokens.len(), options);
         if workspace.memory.len() < needed {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 use hrm_core::format::AlignedBytes;
-use hrm_core::{Kernel, ModelView, Network, Plan, Run};
+use hrm_core::{Aligned, Kernel, ModelView, Network, Plan, Run};
 use rayon::prelude::*;
 
 use crate::data::PuzzleSet;
@@ -88,13 +88,13 @@ impl Int8 {
         work: impl Fn(usize, &mut Run<'_, '_>) -> anyhow::Result<T> + Sync,
     ) -> anyhow::Result<Vec<T>> {
         let view = self.view()?;
-        let mut packed = vec![0i32; Network::packed_words(&view, self.kernel)];
+        let mut packed = Aligned::new(Network::packed_words(&view, self.kernel));
         let network = Network::new(view, self.kernel, &mut packed)?;
         let words = network.required_bytes(Plan::HOST).div_ceil(8);
         (0..puzzles.len())
             .into_par_iter()
             .map_init(
-                || vec![0u64; words],
+                || Aligned::new(words),
                 |arena, i| {
                     let mut run = Run::new(network, arena, Plan::HOST)?;
                     work(i, &mut run)

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use hrm_core::Plan;
+use hrm_core::{Aligned, Plan};
 use hrm_embedded::Model;
 use hrm_embedded::protocol::frame_capacity;
 use hrm_embedded::service::{Activity, Board, Service};
@@ -40,7 +40,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let listener = TcpListener::bind(address).with_context(|| format!("cannot listen at {address}"))?;
     println!("listening at tcp:{}", listener.local_addr()?);
     io::stdout().flush()?;
-    let mut arena = vec![0; network.required_bytes(Plan::HOST).div_ceil(8)];
+    let mut arena = Aligned::new(network.required_bytes(Plan::HOST).div_ceil(8));
     let mut memory = vec![0; (3 + VOTES) * usize::from(model.config().tokens)];
     let board = Board { firmware: concat!("hrm serve ", env!("CARGO_PKG_VERSION")), flash_bytes: 0, ram_bytes: 0 };
     let mut service = Service::<FRAME>::new(network, &mut arena, Plan::HOST, &mut memory, board)?;

@@ -14,7 +14,7 @@ use hrm_core::format::TaskKind;
 use hrm_core::iterate::Policy;
 use hrm_core::kernels::{Columns, Requant};
 use hrm_core::solve::{Options, Perturb, Select};
-use hrm_core::{Broken, Kernel, Schedule, testing};
+use hrm_core::{Aligned, Broken, Kernel, Schedule, testing};
 use hrm_embedded::engine::chosen_kernel;
 use hrm_embedded::{Model, Workspace, builtin};
 use serde::Serialize;
@@ -215,7 +215,7 @@ fn rate(kernel: Kernel, m: usize, k: usize, n: usize, budget: Duration) -> Resul
     let byte = |i: usize| ((i * 2_654_435_761) >> 13) as i8;
     let a: Vec<i8> = (0..m * k).map(byte).collect();
     let weights: Vec<i8> = (0..n * k).map(|i| byte(i + 7).max(-127)).collect();
-    let mut packed = vec![0; kernel.packed_words(n, k)];
+    let mut packed = Aligned::new(kernel.packed_words(n, k));
     kernel.pack(&Columns::new(&weights, n, 0, k, &[]), &mut packed)?;
     let columns = Columns::new(&weights, n, 0, k, &packed);
     let (mult, bias) = (vec![1 << 20; n], vec![0; n]);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use hrm_core::network::{Part, Place};
 use hrm_core::solve::Options;
-use hrm_core::{Broken, Plan, Run, Solver};
+use hrm_core::{Aligned, Broken, Plan, Run, Solver};
 use hrm_embedded::Model;
 use serde::Serialize;
 
@@ -114,7 +114,7 @@ impl Laps {
 /// guesses that fill the budget run `options` on `puzzle`.
 pub(super) fn breakdown(model: &Model, puzzle: &[u8], options: &Options, budget: Duration) -> anyhow::Result<Vec<PartFigure>> {
     let network = *model.network();
-    let mut arena = vec![0; network.required_bytes(Plan::HOST).div_ceil(8)];
+    let mut arena = Aligned::new(network.required_bytes(Plan::HOST).div_ceil(8));
     let mut memory = vec![0; Solver::required_bytes(puzzle.len(), options)];
     let mut laps = Laps { laps: Vec::new(), last: Instant::now() };
     let mut segments = 0;
