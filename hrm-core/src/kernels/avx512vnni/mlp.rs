@@ -132,13 +132,15 @@ unsafe fn view_sums(view: &[i8], width: usize, g: &GroupInputs<'_>, which: usize
     for row in g.starts[which]..g.starts[which + 1] {
         let first = if row == 0 { 0 } else { g.ends[row - 1] };
         let members = &g.members[first as usize..g.ends[row] as usize];
+        // Flipped views are 128 too large.
+        let start = _mm512_set1_epi16((members.len() as i16).wrapping_mul(-128));
         let mut at = 0;
         while at + 2 * LANES <= width {
-            let mut sum = _mm512_setzero_si512();
+            let mut sum = start;
             for &member in members {
                 // SAFETY: 32 channels of a row.
                 let v = unsafe { _mm256_loadu_si256(view.as_ptr().add(usize::from(member) * width + at).cast()) };
-                sum = _mm512_add_epi16(sum, _mm512_cvtepi8_epi16(_mm256_xor_si256(v, flip)));
+                sum = _mm512_add_epi16(sum, _mm512_cvtepu8_epi16(v));
             }
             let y = _mm256_xor_si256(_mm512_cvtsepi16_epi8(_mm512_mulhrs_epi16(sum, m)), flip);
             // SAFETY: as many of the group row.
@@ -146,14 +148,14 @@ unsafe fn view_sums(view: &[i8], width: usize, g: &GroupInputs<'_>, which: usize
             at += 2 * LANES;
         }
         if at < width {
-            let flip = _mm256_castsi256_si128(flip);
-            let mut sum = _mm256_setzero_si256();
+            let mut sum = _mm512_castsi512_si256(start);
             for &member in members {
                 // SAFETY: the last 16 channels of a row.
                 let v = unsafe { _mm_loadu_si128(view.as_ptr().add(usize::from(member) * width + at).cast()) };
-                sum = _mm256_add_epi16(sum, _mm256_cvtepi8_epi16(_mm_xor_si128(v, flip)));
+                sum = _mm256_add_epi16(sum, _mm256_cvtepu8_epi16(v));
             }
-            let y = _mm_xor_si128(_mm256_cvtsepi16_epi8(_mm256_mulhrs_epi16(sum, _mm512_castsi512_si256(m))), flip);
+            let y = _mm256_cvtsepi16_epi8(_mm256_mulhrs_epi16(sum, _mm512_castsi512_si256(m)));
+            let y = _mm_xor_si128(y, _mm256_castsi256_si128(flip));
             // SAFETY: as many of the group row.
             unsafe { _mm_storeu_si128(out.as_mut_ptr().add(row * width + at).cast(), y) };
         }

@@ -37,9 +37,10 @@ pub struct Glu {
     base: [__m512i; 2],
     slope: [__m512i; 2],
     end: __m512i,
-    index_shift: __m128i,
-    fraction_shift: __m128i,
-    down: __m128i,
+    // A count for each lane: one count for all takes another unit as well.
+    index_shift: __m512i,
+    fraction_shift: __m512i,
+    down: __m512i,
 }
 
 impl Glu {
@@ -53,7 +54,7 @@ impl Glu {
         let rounding = _mm512_set1_epi16(8 + 16 * ((1 << shift) >> 1));
         // SAFETY: 32 of 64 elements each.
         let load = |t: &[i16; 64], at: usize| unsafe { _mm512_loadu_si512(t.as_ptr().add(at).cast()) };
-        let count = |n: u32| _mm_cvtsi32_si128(n as i32);
+        let count = |n: u32| _mm512_set1_epi16(n as i16);
         Self {
             base: [_mm512_add_epi16(load(&SILU_BASE, 0), rounding), _mm512_add_epi16(load(&SILU_BASE, 32), rounding)],
             slope: [load(&SILU_SLOPE, 0), load(&SILU_SLOPE, 32)],
@@ -69,12 +70,12 @@ impl Glu {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     pub fn hidden(&self, g: __m512i, u: __m512i) -> __m512i {
         let t = _mm512_min_epu16(_mm512_abs_epi16(g), self.end);
-        let i = _mm512_srl_epi16(t, self.index_shift);
+        let i = _mm512_srlv_epi16(t, self.index_shift);
         // `(slope * f + 64) >> 7` is `vpmulhrsw` with `f << 8`.
-        let f = _mm512_and_si512(_mm512_sll_epi16(t, self.fraction_shift), _mm512_set1_epi16(0x7f00));
+        let f = _mm512_and_si512(_mm512_sllv_epi16(t, self.fraction_shift), _mm512_set1_epi16(0x7f00));
         let base = _mm512_permutex2var_epi16(self.base[0], i, self.base[1]);
         let slope = _mm512_permutex2var_epi16(self.slope[0], i, self.slope[1]);
-        let d = _mm512_sra_epi16(_mm512_add_epi16(_mm512_mulhrs_epi16(slope, f), base), self.down);
+        let d = _mm512_srav_epi16(_mm512_add_epi16(_mm512_mulhrs_epi16(slope, f), base), self.down);
         let silu = _mm512_add_epi16(_mm512_max_epi16(g, _mm512_setzero_si512()), d);
         _mm512_mulhrs_epi16(silu, u)
     }
