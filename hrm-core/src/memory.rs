@@ -85,24 +85,18 @@ pub(crate) struct Regions {
     pub scores: usize,
     pub tile: usize,
     pub tokens: usize,
-    /// Words that every region is a multiple of.
-    pub unit: usize,
+    pub schedule: Schedule,
 }
 
 /// Bytes of a cache line of a host.
 pub const LINE: usize = 64;
 
-/// Regions begin at multiples of so many words: in the cached schedule with a line, if the arena does.
-const fn unit(schedule: Schedule) -> usize {
+/// Words of a region of `count` elements: in the cached schedule whole lines, so that every region begins with one if the arena does.
+const fn region_words(count: usize, size: usize, schedule: Schedule) -> usize {
     match schedule {
-        Schedule::Cached => LINE / 8,
-        Schedule::Lean => 1,
+        Schedule::Cached => (count * size).div_ceil(LINE) * (LINE / 8),
+        Schedule::Lean => (count * size).div_ceil(8),
     }
-}
-
-/// Words of a region of `count` elements.
-const fn region_words(count: usize, size: usize, unit: usize) -> usize {
-    (count * size).div_ceil(8 * unit) * unit
 }
 
 const fn max(a: usize, b: usize) -> usize {
@@ -167,32 +161,32 @@ impl Regions {
             scores: if attention { rows } else { 0 },
             tile,
             tokens: c.tokens as usize,
-            unit: unit(plan.schedule),
+            schedule: plan.schedule,
         }
     }
 
     pub(crate) const fn words(&self) -> usize {
-        let u = self.unit;
-        2 * region_words(self.state, 2, u)
-            + region_words(self.previous, 2, u)
-            + region_words(self.view, 1, u)
-            + region_words(self.transposed, 2, u)
-            + region_words(self.sums, 2, u)
-            + region_words(self.sum_views, 1, u)
-            + region_words(self.bases, 4, u)
-            + region_words(self.index, 2, u)
-            + region_words(self.members, 2, u)
-            + region_words(self.ends, 4, u)
-            + region_words(self.mixing, 8, u)
-            + region_words(self.colours, 2, u)
-            + region_words(self.tags, 2, u)
-            + region_words(self.tile_input, 1, u)
-            + region_words(self.tile_wide, 2, u)
-            + region_words(self.tile_hidden, 1, u)
-            + region_words(self.tile_delta, 2, u)
-            + region_words(self.keys, 2, u)
-            + region_words(self.scores, 4, u)
-            + 2 * region_words(self.tokens, 1, u)
+        let s = self.schedule;
+        2 * region_words(self.state, 2, s)
+            + region_words(self.previous, 2, s)
+            + region_words(self.view, 1, s)
+            + region_words(self.transposed, 2, s)
+            + region_words(self.sums, 2, s)
+            + region_words(self.sum_views, 1, s)
+            + region_words(self.bases, 4, s)
+            + region_words(self.index, 2, s)
+            + region_words(self.members, 2, s)
+            + region_words(self.ends, 4, s)
+            + region_words(self.mixing, 8, s)
+            + region_words(self.colours, 2, s)
+            + region_words(self.tags, 2, s)
+            + region_words(self.tile_input, 1, s)
+            + region_words(self.tile_wide, 2, s)
+            + region_words(self.tile_hidden, 1, s)
+            + region_words(self.tile_delta, 2, s)
+            + region_words(self.keys, 2, s)
+            + region_words(self.scores, 4, s)
+            + 2 * region_words(self.tokens, 1, s)
     }
 }
 
@@ -205,20 +199,19 @@ pub const fn required_bytes(config: &Config, group_rows: usize, plan: Plan) -> u
 /// Takes typed slices off the front of one or two arenas.
 pub(crate) struct Carver<'a> {
     arenas: [&'a mut [u64]; 2],
-    /// Words that every piece is a multiple of.
-    unit: usize,
+    schedule: Schedule,
     /// Bytes that neither arena had in one piece.
     pub missing: usize,
 }
 
 impl<'a> Carver<'a> {
-    pub(crate) const fn new(arenas: [&'a mut [u64]; 2], unit: usize) -> Self {
-        Self { arenas, unit, missing: 0 }
+    pub(crate) const fn new(arenas: [&'a mut [u64]; 2], schedule: Schedule) -> Self {
+        Self { arenas, schedule, missing: 0 }
     }
 
     /// `count` elements, zeroed, from the first arena that has them; where none has, an empty slice, and [`Carver::missing`] says so.
     pub(crate) fn take<T: bytemuck::Pod>(&mut self, count: usize) -> &'a mut [T] {
-        let words = region_words(count, size_of::<T>(), self.unit);
+        let words = region_words(count, size_of::<T>(), self.schedule);
         let Some(arena) = self.arenas.iter_mut().find(|a| a.len() >= words) else {
             self.missing += 8 * words;
             return &mut [];
@@ -231,7 +224,7 @@ impl<'a> Carver<'a> {
 
     /// `count` elements in two pieces, the first of a multiple of `unit` elements; the second is empty where one arena has them all.
     pub(crate) fn take_split(&mut self, count: usize, unit: usize) -> [&'a mut [i16]; 2] {
-        let words = region_words(count, size_of::<i16>(), self.unit);
+        let words = region_words(count, size_of::<i16>(), self.schedule);
         let whole = self.arenas.iter().any(|a| a.len() >= words);
         let units = (self.arenas[0].len() * 4).checked_div(unit).filter(|_| !whole);
         let front = units.map_or(count, |units| units * unit);

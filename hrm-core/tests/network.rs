@@ -74,6 +74,28 @@ fn states_are_the_same_with_any_memory() {
     }
 }
 
+/// Products take what an arena has room for, and no more than the plan allows.
+#[test]
+fn plans_are_fitted_to_the_arena() {
+    for (name, config) in models() {
+        let file = testing::random_model(&config, 1).unwrap();
+        let network = Network::reference(ModelView::new_checked(file.as_slice()).unwrap());
+        let [least, most] = [Plan::DEVICE, Plan::ROOMY].map(|plan| network.required_bytes(Plan { tile: 8, ..plan }));
+        for bytes in [0, least - 8, least, least + 8, (least + most) / 2 & !7, most - 8, most, most + 800, usize::MAX] {
+            let plan = network.fitting(Plan { tile: 8, ..Plan::ROOMY }, bytes);
+            let needed = network.required_bytes(plan);
+            let found = needed.min(bytes);
+            assert!(needed <= bytes.max(least), "{name} {bytes}: {needed}");
+            let more = network.required_bytes(Plan { products: plan.products + 8, ..plan });
+            assert!(needed == most || more > bytes, "{name} {bytes}: {needed} of {more}");
+            let mut arena = vec![0; found / 8];
+            assert_eq!(Run::new(network, &mut arena, plan).is_ok(), bytes >= least, "{name} {bytes}");
+        }
+        assert_eq!(network.fitting(Plan::DEVICE, most), Plan::DEVICE);
+        assert!(network.fitting(Plan { products: 100, ..Plan::DEVICE }, most).products <= 100);
+    }
+}
+
 /// The 9x9 shape on a device with 128 KiB and 64 KiB: both state tensors, and products of one field at a time in the memory of the sums.
 #[test]
 #[cfg_attr(miri, ignore)]

@@ -32,6 +32,11 @@ pub fn network(view: ModelView<'static>, packed: &'static mut [i32]) -> Network<
     Network::new(view, Kernel::best(), packed).unwrap_or_else(|_| Network::in_place(view))
 }
 
+/// Bytes of an arena in two pieces.
+pub(crate) fn bytes_of(arenas: &[&'_ mut [u64]; 2]) -> usize {
+    arenas.iter().map(|arena| size_of_val(&**arena)).sum()
+}
+
 fn service<B: Board>(
     network: Network<'static>,
     arenas: [&'static mut [u64]; 2],
@@ -43,7 +48,8 @@ fn service<B: Board>(
     #[cfg(not(feature = "boards"))]
     let firmware = B::NAME;
     let board = service::Board { firmware, flash_bytes, ram_bytes };
-    Service::new_in(network, arenas, B::PLAN, guesses, board).map_err(|error| match error {
+    let plan = network.fitting(B::PLAN, bytes_of(&arenas));
+    Service::new_in(network, arenas, plan, guesses, board).map_err(|error| match error {
         service::ServiceError::Memory(e) => Fault::Memory { found: e.found as u32, needed: e.needed as u32 },
         _ => Fault::Other,
     })

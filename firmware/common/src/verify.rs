@@ -4,7 +4,7 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `memory PRODUCTS TILE WORDS`, as the first | nothing: the run uses this plan and so many words of packed weights, as a board with less memory does |
+//! | `memory BYTES TILE WORDS`, as the first | nothing: the run uses so much of the arena and so many words of packed weights, as a board with less memory does |
 //! | `run N PUZZLE` | `N` lines `segment I HASH INSTRUCTIONS`, then `answer TOKENS` as digits |
 //! | `self-test` | `self-test HASH`, if the model's own test vector gives the state that its file says |
 //! | `overflow` | recursion without end, which must end in a fault |
@@ -63,8 +63,9 @@ impl Display for Error {
 fn requests<B: Board>(arenas: [&mut [u64]; 2], packed: &'static mut [i32]) -> Result<(), Error> {
     let view = region::model().map_err(Error::Model)?;
     let mut lines = Lines::new()?;
-    let (plan, words) = memory::<B>(&mut lines, packed.len())?;
-    let network = serve::network(view, packed.get_mut(..words).unwrap_or_default());
+    let memory = memory::<B>(&mut lines, (serve::bytes_of(&arenas), packed.len()))?;
+    let network = serve::network(view, packed.get_mut(..memory.words).unwrap_or_default());
+    let plan = network.fitting(memory.plan, memory.bytes);
     println!("machine {}\nkernel {}\nmodel {} {:08x}", B::NAME, network.kernel().name(), view.header().name(), view.crc());
     println!("memory {}", network.required_bytes(plan));
     let mut run = Run::new_in(network, arenas, plan).map_err(Error::Memory)?;
@@ -93,16 +94,27 @@ fn requests<B: Board>(arenas: [&mut [u64]; 2], packed: &'static mut [i32]) -> Re
     Ok(())
 }
 
-/// The memory that the first request asks for, else the board's own.
-fn memory<B: Board>(lines: &mut Lines, all: usize) -> Result<(Plan, usize), Error> {
+/// What a run may take.
+struct Memory {
+    plan: Plan,
+    /// Of the arena.
+    bytes: usize,
+    /// Of packed weights.
+    words: usize,
+}
+
+/// The memory that the first request asks for, else the board's own: bytes of the arena and words of packed weights.
+fn memory<B: Board>(lines: &mut Lines, all: (usize, usize)) -> Result<Memory, Error> {
     let Some(request) = lines.next()?.and_then(|line| line.strip_prefix("memory ")) else {
         lines.used = 0;
-        return Ok((B::PLAN, all));
+        return Ok(Memory { plan: B::PLAN, bytes: all.0, words: all.1 });
     };
     let mut numbers = request.split(' ').map(str::parse);
     match (numbers.next(), numbers.next(), numbers.next()) {
-        (Some(Ok(products)), Some(Ok(tile)), Some(Ok(words))) if words <= all => Ok((Plan { products, tile, ..Plan::DEVICE }, words)),
-        _ => Err(Error::Message("memory has bytes of products, rows of a tile and words of packed weights, no more than the board has")),
+        (Some(Ok(bytes)), Some(Ok(tile)), Some(Ok(words))) if bytes <= all.0 && words <= all.1 => {
+            Ok(Memory { plan: Plan { products: usize::MAX, tile, ..Plan::DEVICE }, bytes, words })
+        }
+        _ => Err(Error::Message("memory has bytes of the arena, rows of a tile and words of packed weights, no more than the board has")),
     }
 }
 

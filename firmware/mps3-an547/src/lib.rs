@@ -34,6 +34,6 @@ impl hrm_firmware::Board for Board {
 }
 
 /// 64-bit words of the arena.
-pub const ARENA: usize = 768 * 1024 / 8;
+pub const ARENA: usize = 800 * 1024 / 8;
 /// Words for weights in the form that the kernel wants.
 pub const PACKED: usize = 256 * 1024 / 4;

@@ -10,6 +10,7 @@
 #![allow(unsafe_code)]
 
 use core::arch::naked_asm;
+use core::mem::MaybeUninit;
 
 use super::tiled::{self, MOST_COLUMNS, Starts, Tile};
 use super::{Bases, Columns};
@@ -43,6 +44,16 @@ impl Tile for Multiplier {
     type Buffer = [i32; MOST_COLUMNS / EIGHT * WORDS];
     const BUFFER: Self::Buffer = [0; MOST_COLUMNS / EIGHT * WORDS];
 
+    #[inline(always)]
+    fn clear_input(buffer: &mut MaybeUninit<Self::Buffer>, k: usize) -> &mut [i32] {
+        let (first, n) = (buffer.as_mut_ptr().cast::<i32>(), tile_words(k.min(MOST_COLUMNS)));
+        // SAFETY: the buffer has so many words, and they are written before they are a slice.
+        unsafe {
+            first.write_bytes(0, n);
+            core::slice::from_raw_parts_mut(first, n)
+        }
+    }
+
     fn ready(w: &Columns<'_>) -> bool {
         w.k > 0 && w.n > 0
     }
@@ -71,8 +82,9 @@ impl Tile for Multiplier {
         if whole > 0 {
             let end = first + whole * SIDE - 1;
             let weights = weights.part(first * stride..end * stride + w.k)?;
+            let products = if rows > SIDE / 2 { products::<IN_TILES, SIDE> } else { products::<IN_TILES, { SIDE / 2 }> };
             // SAFETY: `whole` times 16 sums, so many words of arranged activations, and as many rows of weights as channels are there.
-            unsafe { products::<IN_TILES>(sums.as_mut_ptr(), input.as_ptr(), weights.as_ptr(), stride, w.k, whole, 0) };
+            unsafe { products(sums.as_mut_ptr(), input.as_ptr(), weights.as_ptr(), stride, w.k, whole, 0) };
         }
         if rest > 0 && !last.is_empty() {
             left_over(input, w, rows, first + whole * SIDE, last)?;
@@ -82,17 +94,18 @@ impl Tile for Multiplier {
 
     #[inline(always)]
     fn accumulate(a: &[i8], w: &Columns<'_>, bases: Option<&Bases<'_>>, input: &mut [i32], out: &mut [i32]) -> Result<usize, Broken> {
-        if w.n == 0 || !w.n.is_multiple_of(SIDE) {
+        let (columns, channels) = (SIDE * w.k, SIDE * w.n);
+        if columns == 0 || channels == 0 || !w.n.is_multiple_of(SIDE) {
             return Ok(0);
         }
         let input = input.part_mut(..tile_words(w.k))?;
         let (weights, stride) = w.in_place();
         let weights = weights.part(..(w.n - 1) * stride + w.k)?;
-        let tiles = a.chunks_exact(SIDE * w.k).zip(out.chunks_exact_mut(SIDE * w.n));
+        let tiles = a.chunks_exact(columns).zip(out.chunks_exact_mut(channels));
         let done = SIDE * tiles.len();
         for (tile, (rows, out)) in tiles.enumerate() {
             Self::arrange(rows, w.k, input)?;
-            let products = if bases.is_some() { products::<STARTED> } else { products::<FRESH> };
+            let products = if bases.is_some() { products::<STARTED, SIDE> } else { products::<FRESH, SIDE> };
             for (r, out) in out.rows_mut(w.n)?.enumerate() {
                 for (i, base) in Starts::of(bases, SIDE * tile + r, w.n, (0, w.n))?.rows().enumerate() {
                     if i == 0 {
@@ -165,13 +178,13 @@ fn activations(input: &[i32], r: usize, k: usize) -> impl Iterator<Item = i32> {
 }
 
 /// `sums[p][r][c] += sum_k input[k][r] * weights[(4 p + c) stride + k]` for `panels` panels; or `sums[r][4 p + c]` with rows `row` bytes apart,
-/// `=` if `SUMS` is [`FRESH`].
+/// `=` if `SUMS` is [`FRESH`]. Of the first two rows alone if `ROWS` is 2.
 ///
 /// # Safety
 /// `k` and `panels` are not 0; `input` is arranged as [`Tile::arrange`] says and has `k` columns, `sums` has `16 * panels` words to read and write,
 /// or four rows of `4 * panels`, and there are `4 * panels` rows of `k` weights, `stride` bytes apart.
 #[unsafe(naked)]
-unsafe extern "C" fn products<const SUMS: usize>(
+unsafe extern "C" fn products<const SUMS: usize, const ROWS: usize>(
     sums: *mut i32,
     input: *const i32,
     weights: *const i8,
@@ -180,23 +193,40 @@ unsafe extern "C" fn products<const SUMS: usize>(
     panels: usize,
     row: usize,
 ) {
-    // Two channels at a time. On the stack, above the saved registers: 52 bytes from one row of sums to the next. a0 sums, a1 input, a2 a3 weights, a4 end of the eights, ra of the input, a5 2^15, s8 start of the input, s9
+    // Two channels at a time. a0 sums, a1 input, a2 a3 weights, a4 end of the eights, ra of the input, a5 2^15, s8 start of the input, s9
     // stride, s10 weights of the next two channels, s11 how often. t4 t5 activations of rows 0 and 1, 2 and 3; a6 a7 weights, t6 a product.
     // For rows 0 1 and channel 0, 0 1 and 1, 2 3 and 0, 2 3 and 1: t0..t3 sums of a few columns, s0..s3 their upper halves' sums, s4..s7 the
-    // plain sums.
+    // plain sums. On the stack behind the saved registers: the bytes from one row of sums to the next.
     macro_rules! lines {
         ($($line:literal)+) => { concat!($($line, "\n"),+) };
+    }
+    // What is for the rows 2 and 3 alone.
+    macro_rules! upper {
+        ($($line:literal)+) => { concat!(".if {rows} > 2\n", $($line, "\n",)+ ".endif\n") };
     }
     // The activations and weights of a column: weights at `$w`, activations at `$a` and `$b`.
     macro_rules! column {
         ($w:literal, $a:literal, $b:literal) => {
-            concat!("lw t4, ", $a, "(a1)\n", "lb a6, ", $w, "(a2)\n", "lb a7, ", $w, "(a3)\n", "lw t5, ", $b, "(a1)\n")
+            concat!(
+                "lw t4, ",
+                $a,
+                "(a1)\n",
+                "lb a6, ",
+                $w,
+                "(a2)\n",
+                "lb a7, ",
+                $w,
+                "(a3)\n",
+                ".if {rows} > 2\nlw t5, ",
+                $b,
+                "(a1)\n.endif\n"
+            )
         };
     }
     // A column that begins a sum.
     macro_rules! first {
         ($($at:literal),+) => {
-            concat!(column!($($at),+), lines!("mul t0, t4, a6" "mul t1, t4, a7" "mul t2, t5, a6" "mul t3, t5, a7"))
+            concat!(column!($($at),+), lines!("mul t0, t4, a6" "mul t1, t4, a7"), upper!("mul t2, t5, a6" "mul t3, t5, a7"))
         };
     }
     // One that goes on with it.
@@ -204,8 +234,10 @@ unsafe extern "C" fn products<const SUMS: usize>(
         ($($at:literal),+) => {
             concat!(
                 column!($($at),+),
-                lines!("mul t6, t4, a6" "mul t4, t4, a7" "mul a6, t5, a6" "mul t5, t5, a7"),
-                lines!("add t0, t0, t6" "add t1, t1, t4" "add t2, t2, a6" "add t3, t3, t5")
+                lines!("mul t6, t4, a6" "mul t4, t4, a7"),
+                upper!("mul a6, t5, a6" "mul t5, t5, a7"),
+                lines!("add t0, t0, t6" "add t1, t1, t4"),
+                upper!("add t2, t2, a6" "add t3, t3, t5")
             )
         };
     }
@@ -213,10 +245,25 @@ unsafe extern "C" fn products<const SUMS: usize>(
     macro_rules! settle {
         () => {
             concat!(
-                lines!("add s4, s4, t0" "add s5, s5, t1" "add s6, s6, t2" "add s7, s7, t3"),
-                lines!("add t0, t0, a5" "add t1, t1, a5" "add t2, t2, a5" "add t3, t3, a5"),
-                lines!("srai t0, t0, 16" "srai t1, t1, 16" "srai t2, t2, 16" "srai t3, t3, 16"),
-                lines!("add s0, s0, t0" "add s1, s1, t1" "add s2, s2, t2" "add s3, s3, t3")
+                lines!("add s4, s4, t0" "add s5, s5, t1"),
+                upper!("add s6, s6, t2" "add s7, s7, t3"),
+                lines!("add t0, t0, a5" "add t1, t1, a5"),
+                upper!("add t2, t2, a5" "add t3, t3, a5"),
+                lines!("srai t0, t0, 16" "srai t1, t1, 16"),
+                upper!("srai t2, t2, 16" "srai t3, t3, 16"),
+                lines!("add s0, s0, t0" "add s1, s1, t1"),
+                upper!("add s2, s2, t2" "add s3, s3, t3")
+            )
+        };
+    }
+    // The upper halves' sums, shifted into place, are added to the plain sums or taken off.
+    macro_rules! combine {
+        ($op:literal) => {
+            concat!(
+                lines!("slli t0, s0, 16" "slli t1, s1, 16"),
+                upper!("slli t2, s2, 16" "slli t3, s3, 16"),
+                $op, " s4, s4, t0\n", $op, " s5, s5, t1\n",
+                ".if {rows} > 2\n", $op, " s6, s6, t2\n", $op, " s7, s7, t3\n.endif\n"
             )
         };
     }
@@ -225,8 +272,10 @@ unsafe extern "C" fn products<const SUMS: usize>(
         ($op:literal) => {
             concat!(
                 ".if {sums} == 0\n",
-                $op, " s0, 16(a0)\n", $op, " s1, 20(a0)\n", $op, " s2, 48(a0)\n", $op, " s3, 52(a0)\n",
-                $op, " s4, 0(a0)\n", $op, " s5, 4(a0)\n", $op, " s6, 32(a0)\n", $op, " s7, 36(a0)\n",
+                $op, " s0, 16(a0)\n", $op, " s1, 20(a0)\n", $op, " s4, 0(a0)\n", $op, " s5, 4(a0)\n",
+                ".if {rows} > 2\n",
+                $op, " s2, 48(a0)\n", $op, " s3, 52(a0)\n", $op, " s6, 32(a0)\n", $op, " s7, 36(a0)\n",
+                ".endif\n",
                 ".else\n",
                 lines!("lw t2, 52(sp)" "add t0, a0, t2" "add t1, t0, t2" "add t2, t1, t2"),
                 $op, " s0, 0(t0)\n", $op, " s1, 4(t0)\n", $op, " s2, 0(t2)\n", $op, " s3, 4(t2)\n",
@@ -282,14 +331,7 @@ unsafe extern "C" fn products<const SUMS: usize>(
         "li s7, 0",
         ".else",
         sums!("lw"),
-        "slli t0, s0, 16",
-        "slli t1, s1, 16",
-        "slli t2, s2, 16",
-        "slli t3, s3, 16",
-        "add s4, s4, t0",
-        "add s5, s5, t1",
-        "add s6, s6, t2",
-        "add s7, s7, t3",
+        combine!("add"),
         ".endif",
         "beq a1, a4, 7f",
         "3:",
@@ -346,14 +388,7 @@ unsafe extern "C" fn products<const SUMS: usize>(
         "addi a3, a3, 1",
         "bne a1, ra, 8b",
         "9:",
-        "slli t0, s0, 16",
-        "slli t1, s1, 16",
-        "slli t2, s2, 16",
-        "slli t3, s3, 16",
-        "sub s4, s4, t0",
-        "sub s5, s5, t1",
-        "sub s6, s6, t2",
-        "sub s7, s7, t3",
+        combine!("sub"),
         sums!("sw"),
         "addi a0, a0, 8",
         "addi s11, s11, -1",
@@ -380,6 +415,7 @@ unsafe extern "C" fn products<const SUMS: usize>(
         "ret",
         ".option pop",
         sums = const SUMS,
+        rows = const ROWS,
     )
 }
 

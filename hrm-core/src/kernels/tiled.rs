@@ -71,10 +71,10 @@ pub(super) trait Tile {
     /// An empty buffer.
     const BUFFER: Self::Buffer;
 
-    /// Fills a buffer for arranged activations: with zeros, which nothing relies on.
+    /// Fills a buffer for arranged activations of `k` columns: with zeros, which nothing relies on.
     #[inline(always)]
-    fn clear_input(buffer: &mut MaybeUninit<Self::Buffer>) -> &mut Self::Buffer {
-        buffer.write(Self::BUFFER)
+    fn clear_input(buffer: &mut MaybeUninit<Self::Buffer>, _k: usize) -> &mut [Self::Input] {
+        buffer.write(Self::BUFFER).as_mut()
     }
 
     /// Fills a buffer for sums: with zeros, which nothing relies on.
@@ -302,7 +302,7 @@ pub(super) fn interleave<const SIDE: usize>(rows: &[i8], k: usize, out: &mut [i8
 #[inline(always)]
 fn for_each_tile<T: Tile>(a: &[i8], k: usize, f: impl FnMut(usize, usize, &[T::Input]) -> Result<(), Broken>) -> Result<(), Broken> {
     let mut buffer = MaybeUninit::uninit();
-    for_each_tile_in::<T>(T::clear_input(&mut buffer).as_mut(), a, k, f)
+    for_each_tile_in::<T>(T::clear_input(&mut buffer, k), a, k, f)
 }
 
 /// The same with memory for the arranged activations.
@@ -409,7 +409,7 @@ pub(super) fn accumulate<T: Tile>(a: &[i8], w: &Columns<'_>, bases: Option<&Base
     }
     let bases = bases.filter(|b| b.groupings > 0);
     let mut buffer = MaybeUninit::uninit();
-    let input = T::clear_input(&mut buffer).as_mut();
+    let input = T::clear_input(&mut buffer, w.k);
     let done = T::accumulate(a, w, bases, input, out)?;
     let a = a.part(done * w.k..)?;
     if a.is_empty() {

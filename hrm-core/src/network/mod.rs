@@ -150,6 +150,24 @@ impl<'m> Network<'m> {
         8 * Regions::new(self.view.config(), self.groups.rows, plan).words()
     }
 
+    /// `plan` with as much memory for products of group sums as an arena of `bytes` bytes has room for, but no more than it asks for:
+    /// with [`usize::MAX`] there the network runs as fast as the memory allows. If not even the least fits, [`Run::new`] says so.
+    #[must_use]
+    pub fn fitting(&self, plan: Plan, bytes: usize) -> Plan {
+        let of = |products| Plan { products, ..plan };
+        // What there may be: never too little, and never more than is of use.
+        let (mut fits, mut most) = (0, plan.products.min(bytes));
+        while fits < most {
+            let middle = most - (most - fits) / 2;
+            if self.required_bytes(of(middle)) <= bytes {
+                fits = middle;
+            } else {
+                most = middle - 1;
+            }
+        }
+        of(fits)
+    }
+
     /// Index of the first packed word of a block.
     fn packed_block(&self, module: usize, layer: usize) -> &'m [i32] {
         let c = self.view.config();

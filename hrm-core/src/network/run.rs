@@ -51,7 +51,7 @@ impl<'a, 'm> Run<'a, 'm> {
         }
         let c = network.view.config();
         let r = Regions::new(c, network.groups.rows, plan);
-        let mut carver = Carver::new(arenas, r.unit);
+        let mut carver = Carver::new(arenas, plan.schedule);
         let (z_h, mixing, previous) = (carver.take(r.state), carver.take(r.mixing), carver.take(r.previous));
         let scratch = Scratch {
             view: carver.take(r.view),

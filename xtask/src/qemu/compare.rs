@@ -51,8 +51,7 @@ impl Case {
 
     /// The request for this memory, before all others.
     fn preface(&self) -> String {
-        let products = |bytes: usize| bytes.min(u32::MAX as usize);
-        self.memory.map_or_else(String::new, |m| format!("memory {} {} {}\n", products(m.plan.products), m.plan.tile, m.packed))
+        self.memory.map_or_else(String::new, |m| format!("memory {} {} {}\n", 8 * m.arena, m.plan.tile, m.packed))
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) fn accumulate(
 ) -> Result<usize, Broken> {
     let (n, k) = (w.n, w.k);
     let pairs = k.div_ceil(2);
-    if 2 * n == 0 || !n.is_multiple_of(FOUR) || bases.is_some_and(|b| b.groupings > 1) {
+    if 2 * k == 0 || 2 * n == 0 || !n.is_multiple_of(FOUR) || bases.is_some_and(|b| b.groupings > 1) {
         return Ok(0);
     }
     let weights = w.packed().part(..n * pairs)?;
@@ -51,7 +51,7 @@ pub(super) fn accumulate(
         // and of every channel. Neither `n`, a multiple of 4, nor `pairs` is 0.
         unsafe { accumulate_two(&what) }
     }
-    Ok(a.len() / k)
+    Ok(a.rows(k)?.len())
 }
 
 /// What [`accumulate_two`] works on.

@@ -60,7 +60,7 @@ impl<const IN_PLACE: bool> Tile for Smlad<IN_PLACE> {
     const BUFFER: Self::Buffer = [0; MOST_COLUMNS];
 
     #[inline(always)]
-    fn clear_input(buffer: &mut MaybeUninit<Self::Buffer>) -> &mut Self::Buffer {
+    fn clear_input(buffer: &mut MaybeUninit<Self::Buffer>, _k: usize) -> &mut [i32] {
         Self::clear_sums(buffer)
     }
 

@@ -24,7 +24,7 @@ pub(super) fn project(a: &[i8], w: &Columns<'_>, q: &Requant<'_>, out: &mut [i16
         return Ok(false);
     }
     let mut buffer = MaybeUninit::uninit();
-    let input = Smlad::<false>::clear_input(&mut buffer);
+    let input = Smlad::<false>::clear_input(&mut buffer, k);
     let weights = w.packed().part(..n * pairs)?;
     for (rows, out) in a.chunks(2 * k).zip(out.chunks_mut(2 * n)) {
         Smlad::<false>::arrange(rows, k, input)?;
