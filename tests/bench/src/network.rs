@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use hrm_core::kernels::Kernel;
-use hrm_core::{ModelView, Network, Plan, Run};
+use hrm_core::{Aligned, ModelView, Network, Plan, Run};
 use ort::environment::Environment;
 use ort::memory::Allocator;
 use ort::value::Tensor;
@@ -19,11 +19,12 @@ pub(crate) fn segment(runtime: &Environment, view: ModelView<'_>, onnx: &[u8], b
     let mut tokens = vec![1; usize::from(c.tokens)];
     tokens[0] = 2;
     let kernels: Vec<Kernel> = [Kernel::best()].into_iter().chain(Kernel::by_name("avx2")).collect();
-    let mut packed: Vec<Vec<i32>> = kernels.iter().map(|&kernel| vec![0; Network::packed_words(&view, kernel)]).collect();
+    let mut packed: Vec<Aligned<i32>> = kernels.iter().map(|&kernel| Aligned::new(Network::packed_words(&view, kernel))).collect();
     let bound = kernels.iter().zip(&mut packed).map(|(&kernel, packed)| Network::new(view, kernel, packed));
     let networks = bound.collect::<Result<Vec<_>, _>>()?;
-    let mut arenas = vec![vec![0; networks[0].required_bytes(Plan::HOST).div_ceil(8)]; networks.len()];
-    let mut pair = [0, 1].map(|_| arenas[0].clone());
+    let words = networks[0].required_bytes(Plan::HOST).div_ceil(8);
+    let mut arenas: Vec<Aligned<u64>> = networks.iter().map(|_| Aligned::new(words)).collect();
+    let mut pair = [0, 1].map(|_| Aligned::new(words));
     let (mut names, mut engines) = (Vec::new(), Vec::<Option<Call<'_>>>::new());
     let (mut start, mut reached) = (None, None);
     for (&network, arena) in networks.iter().zip(&mut arenas) {

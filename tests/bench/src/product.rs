@@ -3,8 +3,8 @@
 use std::hint::black_box;
 
 use anyhow::{Result, ensure};
-use hrm_core::Kernel;
 use hrm_core::kernels::{Columns, Requant};
+use hrm_core::{Aligned, Kernel};
 
 use crate::race::Call;
 
@@ -43,7 +43,7 @@ impl Product {
 
 /// Our kernel with its requantisation to 16 bits, which the others do not do.
 pub(crate) fn ours(p: &Product, kernel: Kernel) -> Result<Call<'_>> {
-    let mut packed = vec![0; kernel.packed_words(p.n, p.k)];
+    let mut packed = Aligned::new(kernel.packed_words(p.n, p.k));
     kernel.pack(&Columns::new(&p.weights, p.n, 0, p.k, &[]), &mut packed)?;
     let mut sums = vec![0; p.m * p.n];
     kernel.accumulate(&p.a, &Columns::new(&p.weights, p.n, 0, p.k, &packed), None, &mut sums)?;
