@@ -265,11 +265,10 @@ fn take_sums(mlp: &GatedMlp<'_>, x: &mut Rows<'_>, groups: &Groups<'_>, s: &mut 
         let (index, input) = if keeps {
             (s.index.part_mut(first * kept..(first + n) * kept)?, s.view.part_mut(first * width..(first + n) * width)?)
         } else {
-            (s.index.part_mut(..n * kept)?, s.tile_input.part_mut(..n * width)?)
-        };
-        if !keeps {
+            let index = s.index.part_mut(..n * kept)?;
             groups.kept_rows(first, index)?;
-        }
+            (index, s.tile_input.part_mut(..n * width)?)
+        };
         p.kernel.view8(x.run(first, n)?, mlp.m_in, input)?;
         p.kernel.group_sums(input, width, index, kept, sums)?;
         first += n;

@@ -86,7 +86,7 @@ fn plans_are_fitted_to_the_arena() {
             let needed = network.required_bytes(plan);
             let found = needed.min(bytes);
             assert!(needed <= bytes.max(least), "{name} {bytes}: {needed}");
-            let more = network.required_bytes(Plan { products: plan.products + 8, ..plan });
+            let more = network.required_bytes(Plan { products: plan.products.saturating_add(8), ..plan });
             assert!(needed == most || more > bytes, "{name} {bytes}: {needed} of {more}");
             let mut arena = vec![0; found / 8];
             assert_eq!(Run::new(network, &mut arena, plan).is_ok(), bytes >= least, "{name} {bytes}");

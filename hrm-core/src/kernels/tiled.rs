@@ -106,8 +106,7 @@ pub(super) trait Tile {
         begin::<Self>(sums, row, bias, bases)
     }
 
-    /// The first rows of [`accumulate`], as many as it says, if there is a way without a copy of their sums; the others are left as they are.
-    /// `input` has room for a tile.
+    /// The first rows of [`accumulate`], as many as it says, if there is a way without a copy of their sums; `_input` has room for a tile.
     #[inline(always)]
     fn accumulate(
         _a: &[i8],

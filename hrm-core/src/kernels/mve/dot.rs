@@ -33,15 +33,18 @@ pub(super) const GO_ON: usize = 0;
 pub(super) const START: usize = 1;
 pub(super) const FRESH: usize = 2;
 
-/// `sums[r][c] = first + sum_k rows[r][k] * weights[c][k]` over `STEPS` steps of columns (1 to 3), where `first` is the sum itself, the start, or 0.
+/// `sums[r][c] = first + sum_k rows[r][k] * weights[c][k]` over `STEPS` steps of columns (1 to 3), where `first` is the sum itself, the start,
+/// or 0.
 ///
 /// # Safety
 /// `fours` is not 0. Rows: `16 * STEPS` bytes; weights: as many of `4 * fours` channels, `stride` bytes from one to the next; sums: `4 * fours`
-/// words each, and if `FROM` is [`START`] so many of the starts. The two rows of sums may be one and the same if those of activations and starts are.
+/// words each, and if `FROM` is [`START`] so many of the starts. The two rows of sums may be one and the same if those of activations and
+/// starts are.
 #[unsafe(naked)]
 unsafe extern "C" fn dot_fours<const STEPS: usize, const FROM: usize>(what: &Dot) {
-    // Activations in q0-q2 and q3-q5, weights in q6 and q7. r1 weights, r3 stride, r5 and r7 rows of sums, r9 the end of the first. Sums of the first row in
-    // r0-r6, of the second in r8-r14, those with an even number. Where there are starts, in r9 and r11, that end is on the stack.
+    // Activations in q0-q2 and q3-q5, weights in q6 and q7. r1 weights, r3 stride, r5 and r7 rows of sums, r9 the end of the first. Sums of
+    // the first row in r0-r6, of the second in r8-r14, those with an even number. Where there are starts, in r9 and r11, that end is on the
+    // stack.
     macro_rules! channel {
         ($first:literal, $second:literal) => {
             concat!(
