@@ -81,7 +81,7 @@ fn plans_are_fitted_to_the_arena() {
         let file = testing::random_model(&config, 1).unwrap();
         let network = Network::reference(ModelView::new_checked(file.as_slice()).unwrap());
         let [least, most] = [Plan::DEVICE, Plan::ROOMY].map(|plan| network.required_bytes(Plan { tile: 8, ..plan }));
-        for bytes in [0, least - 8, least, least + 8, (least + most) / 2 & !7, most - 8, most, most + 800, usize::MAX] {
+        for bytes in [0, least - 8, least, least + 8, (least + most) / 16 * 8, most - 8, most, most + 800, usize::MAX] {
             let plan = network.fitting(Plan { tile: 8, ..Plan::ROOMY }, bytes);
             let needed = network.required_bytes(plan);
             let found = needed.min(bytes);
