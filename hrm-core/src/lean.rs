@@ -338,9 +338,11 @@ fn mix<'m>(
                 p.kernel.accumulate(views, columns, Some(&bases), products.part_mut(first * wide..(first + n) * wide)?)?;
             }
             // Every colour is one group's own.
-            for t in (0..tokens).filter(|_| !all_at_once) {
-                let (tag, wanted) = caching.tag(groups, s.colours, s.tags, g, t)?;
-                *tag = wanted;
+            if !all_at_once {
+                for t in 0..tokens {
+                    let (tag, wanted) = caching.tag(groups, s.colours, s.tags, g, t)?;
+                    *tag = wanted;
+                }
             }
         }
     }
@@ -355,28 +357,22 @@ fn mix<'m>(
             let most = (together.get() - token % together).min(whole).min(tokens - token);
             holds(most > 0)?;
             let count = if all_at_once { most } else { whole_tile(groups, s.colours, token, most)? };
-            for g in (0..groups.count).filter(|_| !all_at_once) {
-                multiply_sums(
-                    &caching,
-                    matrices,
-                    groups,
-                    g,
-                    (token..token + count, field..field + n),
-                    (views, table),
-                    (width, wide),
-                    s,
-                    p,
-                )?;
-            }
-            if all_at_once && !caching.keeps {
+            if !all_at_once {
+                let tile = (token..token + count, field..field + n);
+                for g in 0..groups.count {
+                    multiply_sums(&caching, matrices, groups, g, tile.clone(), (views, table), (width, wide), s, p)?;
+                }
+            } else if !caching.keeps {
                 groups.kept_rows(token * n, s.index.part_mut(..count * n * groups.kept)?)?;
             }
             // Whole tokens lie one behind the other, else a token's fields do.
             let (runs, each) = if n == fields.get() { (1, count * n) } else { (count, n) };
             let start = |run: usize| (token + run) * fields.get() + field;
-            for run in (0..runs).filter(|_| !caching.keeps) {
-                let at = run * each * width;
-                p.kernel.view8(x.run(start(run), each)?, mlp.m_in, s.tile_input.part_mut(at..at + each * width)?)?;
+            if !caching.keeps {
+                for run in 0..runs {
+                    let at = run * each * width;
+                    p.kernel.view8(x.run(start(run), each)?, mlp.m_in, s.tile_input.part_mut(at..at + each * width)?)?;
+                }
             }
             multiply(mlp, matrices, (token * n, count * n, width), Some((&*table, groups.kept)), s, p)?;
             for run in 0..runs {

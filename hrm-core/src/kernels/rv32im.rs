@@ -12,8 +12,8 @@
 use core::arch::naked_asm;
 use core::mem::MaybeUninit;
 
-use super::tiled::{self, MOST_COLUMNS, Starts, Tile};
-use super::{Bases, Columns};
+use super::tiled::{self, MOST_COLUMNS, Tile};
+use super::{Bases, Columns, reference};
 use crate::parts::{Broken, OrBroken, Parts};
 
 pub use super::reference::{add, add_norm, glu_rows, group_sums, inject, pack, packed_words, scale_down, view8_slice};
@@ -103,30 +103,20 @@ impl Tile for Multiplier {
         let weights = weights.part(..(w.n - 1) * stride + w.k)?;
         let tiles = a.chunks_exact(columns).zip(out.chunks_exact_mut(channels));
         let done = SIDE * tiles.len();
-        for (tile, (rows, out)) in tiles.enumerate() {
+        for (rows, out) in tiles {
             Self::arrange(rows, w.k, input)?;
-            let products = if bases.is_some() { products::<STARTED, SIDE> } else { products::<FRESH, SIDE> };
-            for (r, out) in out.rows_mut(w.n)?.enumerate() {
-                for (i, base) in Starts::of(bases, SIDE * tile + r, w.n, (0, w.n))?.rows().enumerate() {
-                    if i == 0 {
-                        out.copy_of(base?)?;
-                    } else {
-                        out.iter_mut().zip(base?).for_each(|(o, b)| *o += b);
-                    }
-                }
-            }
             // SAFETY: four rows of `n` sums, `4 n` bytes apart, so many words of arranged activations, and `n` rows of weights, `n` a multiple of 4
             // that is not 0.
-            unsafe { products(out.as_mut_ptr(), input.as_ptr(), weights.as_ptr(), stride, w.k, w.n / SIDE, 4 * w.n) };
+            unsafe { products::<IN_ROWS, SIDE>(out.as_mut_ptr(), input.as_ptr(), weights.as_ptr(), stride, w.k, w.n / SIDE, 4 * w.n) };
         }
+        reference::add_bases(bases, w.n, out.part_mut(..done * w.n)?)?;
         Ok(done)
     }
 }
 
-/// Where [`products`] finds its sums: `[panels][4 rows][4]`, or in rows, whose first values are there or are zero.
+/// Where [`products`] has its sums: `[panels][4 rows][4]`, which it goes on with, or rows, which it begins.
 const IN_TILES: usize = 0;
-const STARTED: usize = 1;
-const FRESH: usize = 2;
+const IN_ROWS: usize = 1;
 
 /// [`Tile::dot`] of the one to three channels from `first` on.
 #[inline(never)]
@@ -177,8 +167,8 @@ fn activations(input: &[i32], r: usize, k: usize) -> impl Iterator<Item = i32> {
     })
 }
 
-/// `sums[p][r][c] += sum_k input[k][r] * weights[(4 p + c) stride + k]` for `panels` panels; or `sums[r][4 p + c]` with rows `row` bytes apart,
-/// `=` if `SUMS` is [`FRESH`]. Of the first two rows alone if `ROWS` is 2.
+/// `sums[p][r][c] += sum_k input[k][r] * weights[(4 p + c) stride + k]` for `panels` panels; or if `SUMS` is [`IN_ROWS`]
+/// `sums[r][4 p + c] =` the same, with rows `row` bytes apart. Of the first two rows alone if `ROWS` is 2.
 ///
 /// # Safety
 /// `k` and `panels` are not 0; `input` is arranged as [`Tile::arrange`] says and has `k` columns, `sums` has `16 * panels` words to read and write,
@@ -320,7 +310,7 @@ unsafe extern "C" fn products<const SUMS: usize, const ROWS: usize>(
         "mv a2, s10",
         "add a3, s10, s9",
         "add s10, a3, s9",
-        ".if {sums} == 2",
+        ".if {sums} == 1",
         "li s0, 0",
         "li s1, 0",
         "li s2, 0",

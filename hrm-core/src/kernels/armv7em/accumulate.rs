@@ -4,7 +4,7 @@ use core::arch::naked_asm;
 
 use super::dot::products_of_pairs;
 use super::{FOUR, Smlad};
-use crate::kernels::tiled::Tile;
+use crate::kernels::tiled::{Starts, Tile};
 use crate::kernels::{Bases, Columns};
 use crate::parts::{Broken, Parts};
 
@@ -29,13 +29,7 @@ pub(super) fn accumulate(
         Smlad::<false>::arrange(rows, k, input)?;
         // A missing second row is written first, then the first over it.
         let second = usize::from(out.len() >= 2 * n);
-        let start = |row: usize| match bases {
-            Some(b) => {
-                let &[group] = b.of(row)?.as_array::<1>().unwrap_or(&[u16::MAX]);
-                b.table.part(usize::from(group) * n..(usize::from(group) + 1) * n)
-            }
-            None => Ok(&ZERO[..]),
-        };
+        let start = |row: usize| Starts::of(bases, row, n, (0, n))?.rows().next().unwrap_or(Ok(&ZERO));
         let starts = [start(2 * i)?.as_ptr(), start(2 * i + second)?.as_ptr()];
         let (input, first) = (input.part(..2 * pairs)?, out.part_mut(..(second + 1) * n)?);
         let what = Two {

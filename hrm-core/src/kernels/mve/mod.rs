@@ -203,10 +203,7 @@ pub fn accumulate(a: &[i8], w: &Columns<'_>, bases: Option<&Bases<'_>>, out: &mu
         let (first, second) = out.part_mut(row * w.n..(row + rows) * w.n)?.split_at_mut_checked(w.n).or_broken()?;
         let from = match only {
             Some(b) => {
-                let start = |row: usize| {
-                    let group = usize::from(*b.index.part(row)?);
-                    b.table.part(group * w.n..(group + 1) * w.n)
-                };
+                let start = |row| Starts::of(Some(b), row, w.n, (0, w.n))?.rows().next().or_broken()?;
                 From::Rows([start(row)?, start(row + rows - 1)?])
             }
             None => From::Zero,
