@@ -9,6 +9,7 @@ pub mod evaluate_grid;
 pub mod evaluate_int8;
 pub mod examples;
 pub mod export;
+pub mod grow;
 pub mod guesses;
 pub mod import;
 pub mod model_file;

@@ -1,11 +1,9 @@
 //! A trained float model as files: `model.safetensors` with its architecture and record inside, and `model.json` with the same to read.
 
 use std::fs;
-use std::iter::repeat_n;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use hrm_core::{Config, Mixer};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{FileReference, decode_tensors, encode_tensors, write_atomic};
@@ -112,31 +110,6 @@ impl FloatModel {
             serde_json::from_str(&text).with_context(|| format!("the description of the model in {}", source.display()))?;
         description.spec.validate().with_context(|| format!("the architecture in {}", source.display()))?;
         Ok(Self { spec: description.spec, weights, record: description.record })
-    }
-
-    /// The weights for the architecture `spec`: the model's own, or one of group sums whose groupings go on where the model's end. Sums that
-    /// the model does not know have weight zero there, so that it computes the same until it is trained. `None` for other architectures.
-    #[must_use]
-    pub fn into_weights_for(mut self, spec: &ModelSpec) -> Option<Tensors> {
-        if self.spec == *spec {
-            return Some(self.weights);
-        }
-        let config = Config { groupings: self.spec.config.groupings, ..spec.config };
-        let goes_on = spec.groupings.starts_with(&self.spec.groupings) && config.mixer == Mixer::GroupSum;
-        if !goes_on || config != self.spec.config {
-            return None;
-        }
-        let (old, new) = (config.mix_width(), spec.config.mix_width());
-        for (_, (shape, values)) in self.weights.iter_mut().filter(|(name, _)| name.ends_with(".up.weight")) {
-            // Other shapes are left for the engine to refuse.
-            if let [_, width] = &mut shape[..]
-                && *width == old
-            {
-                *values = values.chunks(old).flat_map(|row| row.iter().copied().chain(repeat_n(0.0, new - old))).collect();
-                *width = new;
-            }
-        }
-        Some(self.weights)
     }
 
     /// An engine that runs these weights; for evaluation and calibration, not to train on.

@@ -20,6 +20,7 @@ use crate::data::rng::{below, generator, mix, unit};
 use crate::engine::{Advice, Course, Engine, RowOutcome, Tensors};
 use crate::evaluate::{self, HoldoutScore};
 use crate::examples::{self, Examples};
+use crate::grow;
 use crate::model_file::{DataRecord, FloatModel, TrainingRecord, build_engine};
 use crate::monitor::{Metrics, Progress, Window, write_report};
 use crate::parallel::Group;
@@ -211,10 +212,10 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions, group: &Rc<
         })?;
         run.step += 1;
         for (row, outcome) in run.rows.iter_mut().zip(&outcomes) {
-            row.steps += 1;
+            row.steps += u32::from(t.unroll);
             row.halted = halts(config, row, outcome);
-            run.window.add(row.steps, row.halted, outcome);
-            progress.row(row.steps, row.halted, outcome);
+            run.window.add(t.unroll, row.steps, row.halted, outcome);
+            progress.row(t.unroll, row.steps, row.halted, outcome);
         }
 
         let last = run.step == t.steps;
@@ -296,10 +297,7 @@ fn first_engine(config: &RunConfig, spec: &ModelSpec, train: &Examples) -> anyho
         return build_engine(config, spec, None);
     }
     let model = FloatModel::load(Path::new(path)).context("train.init")?;
-    let (found, expected) = (model.spec.config, spec.config);
-    let weights = model
-        .into_weights_for(spec)
-        .with_context(|| format!("train.init: {path} has another architecture than [model]: {found:?}, expected {expected:?}"))?;
+    let weights = grow::weights_for(model, config, spec).with_context(|| format!("train.init: {path}"))?;
     let mut engine = build_engine(config, spec, Some(&weights)).with_context(|| format!("train.init: {path}"))?;
     if config.train.quantize {
         let n = CALIBRATION.min(train.len());

@@ -38,11 +38,11 @@ pub struct Window {
 }
 
 impl Window {
-    /// Adds a row that has had `steps` segments and halted there or not.
-    pub fn add(&mut self, steps: u32, halted: bool, outcome: &RowOutcome) {
-        self.segments += 1;
-        self.loss += f64::from(outcome.loss);
-        self.cells += u64::from(outcome.cells);
+    /// Adds a row that has run `new` segments, has had `steps` and halted there or not. Its outcome counts for each new one.
+    pub fn add(&mut self, new: u8, steps: u32, halted: bool, outcome: &RowOutcome) {
+        self.segments += u64::from(new);
+        self.loss += f64::from(new) * f64::from(outcome.loss);
+        self.cells += u64::from(new) * u64::from(outcome.cells);
         if halted {
             self.halted += 1;
             self.halted_exact += u64::from(outcome.exact);

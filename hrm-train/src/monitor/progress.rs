@@ -53,9 +53,9 @@ impl Progress {
         self.before + self.start.elapsed().as_secs_f64()
     }
 
-    /// A row of this step.
-    pub fn row(&mut self, steps: u32, halted: bool, outcome: &RowOutcome) {
-        self.window.add(steps, halted, outcome);
+    /// A row of this step, as [`Window::add`] counts it.
+    pub fn row(&mut self, new: u8, steps: u32, halted: bool, outcome: &RowOutcome) {
+        self.window.add(new, steps, halted, outcome);
     }
 
     /// Sample-segments a second since the last report, or of the time before it if it has just been made.

@@ -21,12 +21,15 @@ impl RunConfig {
         }
     }
 
-    /// Depth of optimizer step `step` (the first is 0) where it is not the model's: a pure function, as the learning rate is.
+    /// Depth of optimizer step `step` (the first is 0) where it is not the model's: a pure function, as the learning rate is. Several segments are
+    /// one with as many times the H cycles.
     #[must_use]
     pub fn depth(&self, step: u64) -> Option<Depth> {
         let progress = step as f64 / self.train.steps as f64;
-        let stage = self.train.depth.iter().find(|stage| progress < stage.until)?;
-        Some(Depth { h_cycles: stage.h_cycles, l_cycles: stage.l_cycles })
+        let stage = self.train.depth.iter().find(|stage| progress < stage.until);
+        let (h_cycles, l_cycles) = stage.map_or((self.model.h_cycles, self.model.l_cycles), |s| (s.h_cycles, s.l_cycles));
+        let depth = Depth { h_cycles: h_cycles * self.train.unroll, l_cycles };
+        (depth != Depth { h_cycles: self.model.h_cycles, l_cycles: self.model.l_cycles }).then_some(depth)
     }
 
     /// Factor of the loss of a puzzle's segments 1 to `halt_max_steps`; empty: 1.

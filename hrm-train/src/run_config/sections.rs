@@ -242,7 +242,8 @@ section! {
         /// `f32` or `bf16` (torch only).
         dtype: Dtype = Dtype::F32,
         /// Model whose weights the run starts from (a run folder or a `.safetensors`), such as to fine-tune it; empty: fresh weights. Of the same
-        /// architecture, or with group sums of one without the last groupings, whose weights are zero then. Relative to the working directory.
+        /// architecture, but for the cycles, or with group sums of a smaller one: without the last groupings, with fewer channels or a narrower
+        /// inner width; what it does not have starts so that it changes nothing. Relative to the working directory.
         init: String = String::new(),
         /// Round weights and matmul inputs as the integer network does, with a straight-through gradient (quantisation-aware training). The ranges
         /// are those that calibration finds for `init`, which must be given; fused engine only.
@@ -271,8 +272,12 @@ section! {
         ema: f64 = 0.999,
         /// `softmax` or `stablemax`.
         loss: Loss = Loss::Softmax,
-        /// `last-recursion` (every call of the last H cycle) or `one-step` (the last L and H call).
+        /// Calls of a segment that carry gradient: `one-step` (the last L and H call), `last-recursion` (those of the last H cycle) or `segment`
+        /// (all).
         gradient: Gradient = Gradient::LastRecursion,
+        /// Segments that a step runs, 1 to 8; above 1 with gradient through all of them (`gradient` must be `segment`) and the loss of the last.
+        /// Whatever else counts segments counts each.
+        unroll: u8 = 1,
         /// Progressive depth curriculum (CGAR, arXiv 2511.08653): stages of fewer cycles, each until a part of `steps` is done; after the last
         /// the model's own, which evaluation always has. `[{ until = 0.3, h_cycles = 1, l_cycles = 2 }, ..]`; none: always the model's.
         depth: Vec<DepthStage> = Vec::new(),

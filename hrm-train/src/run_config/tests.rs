@@ -127,6 +127,13 @@ fn depth_and_supervision_follow_the_config() {
     assert_eq!(RunConfig::parse(&config.to_toml().unwrap(), &[]).unwrap(), config);
     let plain = RunConfig::parse(MINIMAL, &[]).unwrap();
     assert_eq!((plain.depth(0), plain.supervision()), (None, Vec::new()));
+    // Unrolled, each depth is one of more H cycles.
+    let unrolled = [&sets[..], &["train.unroll=3", "train.gradient=segment"]].concat().into_iter().map(str::to_owned).collect::<Vec<_>>();
+    let config = RunConfig::parse(MINIMAL, &unrolled).unwrap();
+    let depth = |step| config.depth(step).map(|d| (d.h_cycles, d.l_cycles));
+    assert_eq!([0, 300, 600].map(depth), [Some((3, 2)), Some((6, 4)), Some((9, 6))]);
+    let text = refused(MINIMAL, &["train.unroll=2"]);
+    assert!(text.contains("train.unroll is 2, expected 1 unless train.gradient is \"segment\""), "{text}");
 }
 
 #[test]

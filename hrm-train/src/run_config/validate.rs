@@ -5,6 +5,7 @@ use hrm_core::Mixer;
 
 use super::{DepthStage, Dtype, EngineKind, RunConfig};
 use crate::data::grid::GridKind;
+use crate::engine::Gradient;
 
 impl RunConfig {
     /// Checks every value.
@@ -57,6 +58,12 @@ impl RunConfig {
         number("train.teacher_share", t.teacher_share, 0.0, 1.0)?;
         count("train.teacher_segments", t.teacher_segments as u64, 1, 100_000)?;
         number("train.supervision_decay", t.supervision_decay, f64::MIN_POSITIVE, 1.0)?;
+        count("train.unroll", u64::from(t.unroll), 1, 8)?;
+        ensure!(
+            t.unroll == 1 || t.gradient == Gradient::Segment,
+            "train.unroll is {}, expected 1 unless train.gradient is \"segment\"",
+            t.unroll
+        );
         count("train.steps", t.steps, 1, 1 << 40)?;
         count("train.batch", t.batch as u64, 1, 65_536)?;
         number("train.lr", t.lr, 0.0, 10.0)?;

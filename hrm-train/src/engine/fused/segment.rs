@@ -26,10 +26,12 @@ pub struct Workspace {
     /// How deep a segment runs: the tapes are as many as it needs.
     depth: Depth,
     scratch: Scratch,
-    /// Calls with gradient: L calls in order, then the H call. Empty for inference.
+    /// The last calls of a segment, which carry gradient, in order. Empty for inference.
     tapes: Vec<CallTape>,
     buffers: [Vec<f32>; 2],
-    d: Vec<f32>,
+    /// Gradients of z_H and z_L; empty for inference.
+    d_h: Vec<f32>,
+    d_l: Vec<f32>,
     classes: Vec<u8>,
     logits: Vec<f32>,
 }
@@ -42,18 +44,17 @@ impl Workspace {
 
     /// Room for segments of another depth.
     pub fn with_depth(d: &Dims, gradient: Option<Gradient>, depth: Depth) -> Self {
-        let mut tapes = Vec::new();
-        if let Some(gradient) = gradient {
-            tapes.extend((0..l_calls(depth, gradient)).map(|_| CallTape::new(d, 0)));
-            tapes.push(CallTape::new(d, d.h_module()));
-        }
+        let first = gradient.map_or(calls(depth), |gradient| calls(depth) - calls_with_gradient(depth, gradient));
+        let tapes = (first..calls(depth)).map(|call| CallTape::new(d, if updates_h(depth, call) { d.h_module() } else { 0 })).collect();
         let state = || vec![0.0; d.r * d.cp];
+        let d_state = || if gradient.is_some() { state() } else { Vec::new() };
         Self {
             depth,
             scratch: Scratch::new(d),
             tapes,
             buffers: [state(), state()],
-            d: if gradient.is_some() { state() } else { Vec::new() },
+            d_h: d_state(),
+            d_l: d_state(),
             classes: vec![0; d.r],
             logits: vec![0.0; d.s * loss::symbols(d)],
         }
@@ -65,12 +66,24 @@ impl Workspace {
     }
 }
 
-/// L calls that carry gradient.
-fn l_calls(depth: Depth, gradient: Gradient) -> usize {
+/// Module calls of a segment.
+fn calls(depth: Depth) -> usize {
+    usize::from(depth.h_cycles) * (usize::from(depth.l_cycles) + 1)
+}
+
+/// Calls at the end of a segment that carry gradient.
+fn calls_with_gradient(depth: Depth, gradient: Gradient) -> usize {
     match gradient {
-        Gradient::OneStep => 1,
-        Gradient::LastRecursion => usize::from(depth.l_cycles),
+        Gradient::OneStep => 2,
+        Gradient::LastRecursion => usize::from(depth.l_cycles) + 1,
+        Gradient::Segment => calls(depth),
     }
+}
+
+/// Whether this call of a segment ends an H cycle, and updates z_H.
+fn updates_h(depth: Depth, call: usize) -> bool {
+    let l_cycles = usize::from(depth.l_cycles);
+    call % (l_cycles + 1) == l_cycles
 }
 
 /// The carry of one puzzle, each `[R][Cp]`.
@@ -93,8 +106,14 @@ pub struct Net<'a> {
 }
 
 impl Net<'_> {
-    /// `out = z_L + z_H + x`.
-    fn l_input(&self, classes: &[u8], carry: &Carry<'_>, out: &mut [f32]) {
+    /// Input of a call: `z_H + z_L`, and for an L call the embedded tokens.
+    fn input(&self, h_call: bool, classes: &[u8], carry: &Carry<'_>, out: &mut [f32]) {
+        if h_call {
+            for ((o, h), l) in out.iter_mut().zip(&*carry.h).zip(&*carry.l) {
+                *o = h + l;
+            }
+            return;
+        }
         let cp = self.d.cp;
         let rows = out.chunks_exact_mut(cp).zip(carry.l.chunks_exact(cp)).zip(carry.h.chunks_exact(cp)).zip(classes);
         for (((out, l), h), &class) in rows {
@@ -130,35 +149,22 @@ impl Net<'_> {
 
     /// The module calls of a segment; the last ones are kept on the tapes, if the workspace has any.
     fn calls(&self, carry: &mut Carry<'_>, ws: &mut Workspace) {
-        let (h_cycles, l_cycles) = (usize::from(ws.depth.h_cycles), usize::from(ws.depth.l_cycles));
-        let kept = ws.tapes.len().saturating_sub(1);
-        for cycle in 0..h_cycles {
-            let first_kept = if cycle + 1 == h_cycles { l_cycles - kept } else { l_cycles };
-            for step in 0..l_cycles {
-                if step < first_kept {
-                    self.l_input(&ws.classes, carry, &mut ws.buffers[0]);
-                    self.call(0, &mut ws.buffers, &mut ws.scratch);
-                    carry.l.copy_from_slice(&ws.buffers[0]);
-                } else {
-                    let tape = &mut ws.tapes[step - first_kept];
-                    self.l_input(&ws.classes, carry, &mut tape.states[0]);
-                    self.call_kept(0, tape, &mut ws.scratch);
-                    carry.l.copy_from_slice(&tape.states[self.d.layers[0]]);
-                }
-            }
-            let module = self.d.h_module();
-            match ws.tapes.last_mut().filter(|_| cycle + 1 == h_cycles) {
-                None => {
-                    add(carry.h, carry.l, &mut ws.buffers[0]);
-                    self.call(module, &mut ws.buffers, &mut ws.scratch);
-                    carry.h.copy_from_slice(&ws.buffers[0]);
-                }
-                Some(tape) => {
-                    add(carry.h, carry.l, &mut tape.states[0]);
-                    self.call_kept(module, tape, &mut ws.scratch);
-                    carry.h.copy_from_slice(&tape.states[self.d.layers[module]]);
-                }
-            }
+        let Workspace { depth, scratch, tapes, buffers, classes, .. } = ws;
+        let first_kept = calls(*depth) - tapes.len();
+        for call in 0..calls(*depth) {
+            let h_call = updates_h(*depth, call);
+            let module = if h_call { self.d.h_module() } else { 0 };
+            let result = if call < first_kept {
+                self.input(h_call, classes, carry, &mut buffers[0]);
+                self.call(module, buffers, scratch);
+                &buffers[0]
+            } else {
+                let tape = &mut tapes[call - first_kept];
+                self.input(h_call, classes, carry, &mut tape.states[0]);
+                self.call_kept(module, tape, scratch);
+                &tape.states[self.d.layers[module]]
+            };
+            (if h_call { &mut *carry.h } else { &mut *carry.l }).copy_from_slice(result);
         }
     }
 
@@ -175,19 +181,20 @@ impl Net<'_> {
         let d = self.d;
         d.classes_of(tokens, &mut ws.classes);
         self.calls(carry, ws);
-        let outcome = loss::loss(d, self.w, opts, carry.h, target, &mut ws.logits, &mut ws.d, grad);
-        let Workspace { tapes, scratch, d: dz, classes, .. } = ws;
-        // The gradient of a call's input is the gradient of both states it sums: z_L of the call before, and the z_H from before the
-        // cycle, where the graph ends.
-        for (back, tape) in tapes.iter_mut().rev().enumerate() {
-            let module = if back == 0 { d.h_module() } else { 0 };
-            self.call_backward(module, tape, dz, grad, scratch);
-            if back > 0 {
-                for (row, &class) in dz.chunks_exact(d.cp).zip(classes.iter()) {
-                    let at = d.grad_embed + usize::from(class) * d.cp;
-                    for (g, v) in grad[at..at + d.cp].iter_mut().zip(row) {
-                        *g += v;
-                    }
+        let Workspace { depth, tapes, scratch, d_h, d_l, classes, logits, .. } = ws;
+        let outcome = loss::loss(d, self.w, opts, carry.h, target, logits, d_h, grad);
+        d_l.fill(0.0);
+        // A call's input is the sum of both states: the gradient of its input goes to both, and to the tokens of an L call.
+        let first_kept = calls(*depth) - tapes.len();
+        for (call, tape) in tapes.iter_mut().enumerate().map(|(i, tape)| (first_kept + i, tape)).rev() {
+            if updates_h(*depth, call) {
+                self.call_backward(d.h_module(), tape, d_h, grad, scratch);
+                add(d_l, d_h);
+            } else {
+                self.call_backward(0, tape, d_l, grad, scratch);
+                add(d_h, d_l);
+                for (row, &class) in d_l.chunks_exact(d.cp).zip(classes.iter()) {
+                    add(&mut grad[d.grad_embed + usize::from(class) * d.cp..][..d.cp], row);
                 }
             }
         }
@@ -207,8 +214,8 @@ impl Net<'_> {
     }
 }
 
-fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
-    for ((o, a), b) in out.iter_mut().zip(a).zip(b) {
-        *o = a + b;
+fn add(sum: &mut [f32], values: &[f32]) {
+    for (s, v) in sum.iter_mut().zip(values) {
+        *s += v;
     }
 }

@@ -2,6 +2,8 @@
 
 mod rounding;
 
+use std::iter::repeat_n;
+
 use hrm_core::{Config, Mixer, Start};
 
 use super::loss::Target;
@@ -141,15 +143,14 @@ fn plain_loss(
     tokens: &[u8],
     labels: &[u8],
     frozen: &PlainCarry<f64>,
-    l_calls: usize,
+    calls: &[Update],
     exact: bool,
 ) -> f64 {
     let x = net.embed(tokens).unwrap();
     let mut carry = frozen.clone();
-    for _ in 0..l_calls {
-        net.update(Update::L, &x, &mut carry, &mut ());
+    for &call in calls {
+        net.update(call, &x, &mut carry, &mut ());
     }
-    net.update(Update::H, &x, &mut carry, &mut ());
     let answer = net.answer(&carry.z_h);
     let width = answer.logits.len() / labels.len();
     let (mut total, mut count) = (0.0, 0.0);
@@ -180,6 +181,8 @@ fn gradients_are_the_finite_differences() {
         (4, true, Gradient::OneStep, Loss::Softmax),
         (4, true, Gradient::LastRecursion, Loss::Stablemax),
         (4, false, Gradient::LastRecursion, Loss::Softmax),
+        (4, true, Gradient::Segment, Loss::Softmax),
+        (1, false, Gradient::Segment, Loss::Softmax),
     ];
     for (fields, shared, gradient, loss) in cases {
         let batch = 6;
@@ -190,22 +193,21 @@ fn gradients_are_the_finite_differences() {
         let weights = engine.weights();
         let (outcomes, found) = engine.gradient(&inputs, &labels, &vec![true; batch], &Course::default()).unwrap();
 
-        let config = spec.config;
-        let l_calls = if gradient == Gradient::OneStep { 1 } else { usize::from(config.l_cycles) };
+        let (h_cycles, l_cycles) = (usize::from(spec.config.h_cycles), usize::from(spec.config.l_cycles));
+        let cycle = repeat_n(Update::L, l_cycles).chain([Update::H]);
+        let calls: Vec<_> = repeat_n(cycle, h_cycles).flatten().collect();
+        let with_gradient = match gradient {
+            Gradient::OneStep => 2,
+            Gradient::LastRecursion => l_cycles + 1,
+            Gradient::Segment => calls.len(),
+        };
+        let (before, calls) = calls.split_at(calls.len() - with_gradient);
         let base = Reference::<f64>::new(&spec, &weights).unwrap();
         let frozen: Vec<_> = inputs
             .chunks_exact(16)
             .map(|tokens| {
                 let (x, mut carry) = (base.embed(tokens).unwrap(), base.start(0, 0));
-                for cycle in 1..=config.h_cycles {
-                    let last = cycle == config.h_cycles;
-                    for _ in 0..usize::from(config.l_cycles) - if last { l_calls } else { 0 } {
-                        base.update(Update::L, &x, &mut carry, &mut ());
-                    }
-                    if !last {
-                        base.update(Update::H, &x, &mut carry, &mut ());
-                    }
-                }
+                before.iter().for_each(|&call| base.update(call, &x, &mut carry, &mut ()));
                 carry
             })
             .collect();
@@ -215,7 +217,7 @@ fn gradients_are_the_finite_differences() {
                 .map(|b| {
                     let cells = b * 16..(b + 1) * 16;
                     let exact = outcomes[b].exact;
-                    plain_loss(&net, &opts, usize::from(fields), &inputs[cells.clone()], &labels[cells], &frozen[b], l_calls, exact)
+                    plain_loss(&net, &opts, usize::from(fields), &inputs[cells.clone()], &labels[cells], &frozen[b], calls, exact)
                 })
                 .sum()
         };
@@ -269,12 +271,14 @@ fn instruction_sets_agree() {
 }
 
 #[test]
-fn a_shallow_segment_is_that_of_a_shallow_model() {
-    for (shared, gradient) in [(true, Gradient::LastRecursion), (false, Gradient::OneStep)] {
+fn a_segment_of_another_depth_is_that_of_another_model() {
+    let shallow = Depth { h_cycles: 1, l_cycles: 1 };
+    let two_segments = Depth { h_cycles: 4, l_cycles: 2 };
+    let cases = [(true, Gradient::LastRecursion, shallow), (false, Gradient::OneStep, shallow), (true, Gradient::Segment, two_segments)];
+    for (shared, gradient, depth) in cases {
         let full = spec(4, shared, 16, Start::Random);
-        let depth = Depth { h_cycles: 1, l_cycles: 1 };
         let mut small = full.clone();
-        (small.config.h_cycles, small.config.l_cycles) = (1, 1);
+        (small.config.h_cycles, small.config.l_cycles) = (depth.h_cycles, depth.l_cycles);
         let opts = EngineOptions { threads: 2, ..options(5, gradient, Loss::Softmax) };
         let (inputs, labels) = puzzles(5);
         let mut deep = awake(&full, &opts);

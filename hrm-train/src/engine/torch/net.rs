@@ -177,10 +177,12 @@ impl Net {
                     None => false,
                     Some(Gradient::OneStep) => h + 1 == h_cycles && l + 1 == l_cycles,
                     Some(Gradient::LastRecursion) => h + 1 == h_cycles,
+                    Some(Gradient::Segment) => true,
                 };
                 z.l = recording(recorded, || self.module(w, 0, &z.l, &z.h.f_add(x)?))?;
             }
-            z.h = recording(gradient.is_some() && h + 1 == h_cycles, || self.module(w, h_module, &z.h, &z.l))?;
+            let recorded = gradient == Some(Gradient::Segment) || gradient.is_some() && h + 1 == h_cycles;
+            z.h = recording(recorded, || self.module(w, h_module, &z.h, &z.l))?;
         }
         Ok(z)
     }
