@@ -24,7 +24,15 @@ fn main() -> anyhow::Result<()> {
 
 fn run(threads: usize, work: impl FnOnce(&mut FusedEngine, &[u8], &[u8]) -> anyhow::Result<()>) -> anyhow::Result<()> {
     // PyTorch has AdamW fused, and no Muon. Noise on the carry is left out on both sides.
-    let overrides = ["model.h_cycles=1", "train.optimizer=adam-w", "train.lr=1e-3", "train.weight_decay=0.3", "train.carry_noise=0.0"];
+    let overrides = [
+        "model.h_cycles=1",
+        "train.optimizer=adam-w",
+        "train.lr=1e-3",
+        "train.weight_decay=0.3",
+        "train.carry_noise=0.0",
+        "train.gradient=last-recursion",
+        "train.unroll=1",
+    ];
     let config = RunConfig::load(Path::new("configs/sudoku-9x9.toml"), &overrides.map(str::to_owned))?;
     let mut options = config.engine_options();
     options.threads = threads;
