@@ -1,6 +1,7 @@
 //! Command line of `hrm-train`.
 
 use std::io::Write as _;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -121,6 +122,9 @@ struct Eval {
     /// With an int8 --model: the float model it was made from, to score too and to compare states with.
     #[arg(long, value_name = "DIR|FILE")]
     reference: Option<PathBuf>,
+    /// With --reference: how many puzzles' states are compared.
+    #[arg(long, value_name = "N", default_value = "64", requires = "reference")]
+    states: NonZeroUsize,
     /// Puzzles with answers: source,question,answer,rating; plain or .gz. For models of mazes and ARC also a folder in the public npy layout,
     /// of which the split `test` is taken.
     #[arg(long, value_name = "CSV|DIR")]
@@ -407,7 +411,7 @@ fn run_eval(args: &Eval) -> anyhow::Result<()> {
             if let Some(path) = &args.reference {
                 let model = FloatModel::load(path)?;
                 reports.push(float(&model)?);
-                let n = args.n.unwrap_or(set.len());
+                let n = args.n.unwrap_or(set.len()).min(args.states.get());
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
                 fidelity = Some(pool.install(|| command::compare(&model, &int8, &set, n, args.segments, args.seed))?);
                 record = model.record;

@@ -174,13 +174,13 @@ pub fn run(args: &Quantize) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// Compares the states of an int8 model with those of the float model it was made from, on the first puzzles of a set (at most `n`, and
-/// 64: the float network is run in plain loops).
+/// Compares the states of an int8 model with those of the float model it was made from, on the first `n` puzzles of a set. The float network is
+/// run in plain loops.
 ///
 /// # Errors
 /// The architectures differ, or a puzzle does not fit.
 pub fn compare(float: &FloatModel, int8: &Int8, set: &PuzzleSet, n: usize, segments: usize, seed: u64) -> anyhow::Result<FidelityReport> {
-    let puzzles: Vec<&[u8]> = (0..set.len().min(n).min(COMPARED)).map(|i| set.input(i)).collect();
+    let puzzles: Vec<&[u8]> = (0..set.len().min(n)).map(|i| set.input(i)).collect();
     let net = FloatNet::new(NetWeights::new(&float.spec, &float.weights)?);
     let segments = agreement(&net, int8, &puzzles, segments, seed)?;
     Ok(FidelityReport { puzzles: puzzles.len(), segments, roundings: Vec::new(), saturation: Vec::new() })
