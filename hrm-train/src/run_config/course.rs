@@ -26,10 +26,11 @@ impl RunConfig {
     #[must_use]
     pub fn depth(&self, step: u64) -> Option<Depth> {
         let progress = step as f64 / self.train.steps as f64;
+        let own = Depth { h_cycles: self.model.h_cycles, l_cycles: self.model.l_cycles };
         let stage = self.train.depth.iter().find(|stage| progress < stage.until);
-        let (h_cycles, l_cycles) = stage.map_or((self.model.h_cycles, self.model.l_cycles), |s| (s.h_cycles, s.l_cycles));
-        let depth = Depth { h_cycles: h_cycles * self.train.unroll, l_cycles };
-        (depth != Depth { h_cycles: self.model.h_cycles, l_cycles: self.model.l_cycles }).then_some(depth)
+        let segment = stage.map_or(own, |s| Depth { h_cycles: s.h_cycles, l_cycles: s.l_cycles });
+        let depth = Depth { h_cycles: segment.h_cycles * self.train.unroll, ..segment };
+        (depth != own).then_some(depth)
     }
 
     /// Factor of the loss of a puzzle's segments 1 to `halt_max_steps`; empty: 1.
