@@ -135,10 +135,13 @@ impl FloatModel {
 pub fn build_engine(config: &RunConfig, spec: &ModelSpec, weights: Option<&Tensors>) -> anyhow::Result<Box<dyn Engine>> {
     let options = config.engine_options();
     match config.train.engine {
-        EngineKind::Fused => Ok(match weights {
-            None => Box::new(FusedEngine::new(spec, &options)?),
-            Some(weights) => Box::new(FusedEngine::from_weights(spec, &options, weights)?),
-        }),
+        EngineKind::Fused => {
+            let engine = match weights {
+                None => FusedEngine::new(spec, &options)?,
+                Some(weights) => FusedEngine::from_weights(spec, &options, weights)?,
+            };
+            Ok(Box::new(if config.train.device == "cpu" { engine } else { engine.on_gpu(&config.train.device)? }))
+        }
         #[cfg(feature = "tch")]
         EngineKind::Torch => {
             use crate::engine::torch::{TorchEngine, TorchOptions};

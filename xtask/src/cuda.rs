@@ -41,7 +41,7 @@ pub fn run() -> Result<Done> {
     if Command::new("c++").arg("--version").output().is_err() && cargo::may_install_packages() {
         cargo::install_packages(&["g++"])?;
     }
-    let mut command = cargo::test_trainer(&["--test", "cuda", "--", "--show-output"])?;
+    let mut command = cargo::test_trainer(&["--test", "cuda", "--test", "cuda_train", "--", "--show-output"])?;
     let tools = ensure_tools();
     if let Ok(folder) = &tools {
         libtorch::add_libraries(command.env("HRM_CUDA", folder), folder)?;

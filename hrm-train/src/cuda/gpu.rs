@@ -29,19 +29,36 @@ fn found(present: bool, name: &str, what: &str, advice: &str) -> anyhow::Result<
 ///
 /// # Errors
 /// NVRTC is missing, or refuses: with its log.
-pub fn compile(program: &Program, (major, minor): (i32, i32)) -> anyhow::Result<Ptx> {
+pub fn compile(program: &Program, capability: (i32, i32)) -> anyhow::Result<Ptx> {
+    compile_source("segment.cu", program.source(), capability)
+}
+
+/// Compiles a source to PTX; `name` is what messages call it.
+pub(crate) fn compile_source(name: &str, source: String, (major, minor): (i32, i32)) -> anyhow::Result<Ptx> {
     // SAFETY: loads a library by its name and lets go of it; NVRTC does nothing when it is loaded.
     let present = unsafe { cudarc::nvrtc::sys::is_culib_present() };
     found(present, "nvrtc", "NVRTC, CUDA's compiler", "it comes with the CUDA toolkit 13 and with the Python package nvidia-cuda-nvrtc")?;
     let options = CompileOptions {
         options: vec![format!("--gpu-architecture=compute_{major}{minor}"), "--std=c++17".to_owned()],
-        name: Some("segment.cu".to_owned()),
+        name: Some(name.to_owned()),
         ..CompileOptions::default()
     };
-    compile_ptx_with_opts(program.source(), options).map_err(|error| match error {
+    compile_ptx_with_opts(source, options).map_err(|error| match error {
         CompileError::CompileError { nvrtc, log, .. } => anyhow::anyhow!("NVRTC: {nvrtc:?}\n{}", log.to_string_lossy()),
         other => other.into(),
     })
+}
+
+/// The GPU named `cuda` or `cuda:N`.
+pub(crate) fn open_context(device: &str) -> anyhow::Result<Arc<CudaContext>> {
+    let number = if device == "cuda" { Some(0) } else { device.strip_prefix("cuda:").and_then(|n| n.parse::<usize>().ok()) };
+    let number = number.with_context(|| format!("device `{device}` is unknown, expected cpu or cuda:N"))?;
+    // SAFETY: loads a library by its name and lets go of it; the driver does nothing before `cuInit`.
+    let present = unsafe { cudarc::driver::sys::is_culib_present() };
+    found(present, "cuda", "CUDA driver", "it comes with the driver of an NVIDIA GPU")?;
+    let devices = CudaContext::device_count().context("the CUDA driver names no device")?;
+    ensure!(number < devices as usize, "device {device} does not exist, the CUDA driver sees {devices}");
+    CudaContext::new(number).with_context(|| format!("device {device}"))
 }
 
 /// One batch on the device.
@@ -69,14 +86,7 @@ impl Gpu {
     /// # Errors
     /// Another name, no CUDA driver or NVRTC, no such device, a model of another kind, or too little memory.
     pub fn open(device: &str, view: &ModelView<'_>) -> anyhow::Result<(Self, Program)> {
-        let number = if device == "cuda" { Some(0) } else { device.strip_prefix("cuda:").and_then(|n| n.parse::<usize>().ok()) };
-        let number = number.with_context(|| format!("device `{device}` is unknown, expected cpu or cuda:N"))?;
-        // SAFETY: loads a library by its name and lets go of it; the driver does nothing before `cuInit`.
-        let present = unsafe { cudarc::driver::sys::is_culib_present() };
-        found(present, "cuda", "CUDA driver", "it comes with the driver of an NVIDIA GPU")?;
-        let devices = CudaContext::device_count().context("the CUDA driver names no device")?;
-        ensure!(number < devices as usize, "device {device} does not exist, the CUDA driver sees {devices}");
-        let context = CudaContext::new(number).with_context(|| format!("device {device}"))?;
+        let context = open_context(device)?;
         let (attribute, of) = (|a| context.attribute(a), |what| move || format!("device {device}: {what}"));
         let limit = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN).with_context(of("shared memory"))?;
         let processors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT).with_context(of("multiprocessors"))?;

@@ -16,6 +16,8 @@ mod slot;
 pub use batch::{Batched, Job, drive};
 #[cfg(feature = "cuda")]
 pub use gpu::{Gpu, THREADS, compile};
+#[cfg(feature = "cuda")]
+pub(crate) use gpu::{compile_source, open_context};
 pub use image::{HASH_SHARED_BYTES, HASH_THREADS, Program, SOURCE};
 pub use slot::{Slot, Starts};
 

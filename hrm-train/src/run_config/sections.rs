@@ -235,11 +235,12 @@ section! {
 section! {
     /// The optimisation.
     TrainSection {
-        /// `fused` (own CPU engine, group-sum only) or `torch` (feature `tch`).
+        /// `fused` (own engine, group-sum only) or `torch` (feature `tch`).
         engine: EngineKind = EngineKind::Fused,
-        /// `cpu` or `cuda:N`; torch only. With several ranks `cuda`: the GPU of the number that each has on its machine.
+        /// `cpu` or `cuda:N`. With several ranks `cuda`: the GPU of the number that each has on its machine. `fused` needs feature `cuda` for a GPU,
+        /// which then has the training steps and the evaluation, the host the optimizer.
         device: String = "cpu".to_owned(),
-        /// `f32` or `bf16` (torch only).
+        /// `f32` or `bf16`. `fused`: f32 on the CPU, bf16 (operands of products; sums, states and weights are f32) on a GPU.
         dtype: Dtype = Dtype::F32,
         /// Model whose weights the run starts from (a run folder or a `.safetensors`), such as to fine-tune it; empty: fresh weights. Of the same
         /// architecture, but for the cycles, or with group sums of a smaller one: without the last groupings, with fewer channels or a narrower

@@ -25,7 +25,7 @@ fn the_documented_text_reads_back_and_documents_every_field() {
 
 #[test]
 fn mistakes_are_named() {
-    let cases: [(&str, &[&str], &[&str]); 21] = [
+    let cases: [(&str, &[&str], &[&str]); 24] = [
         ("[data]\ngenerate = { n = 10 }\n[train]\nlearning_rate = 1", &[], &["learning_rate", "line 4"]),
         ("[trian]\nlr = 1", &[], &["trian", "line 1"]),
         ("[train]\nlr = \"x\"", &[], &["line 2"]),
@@ -41,6 +41,9 @@ fn mistakes_are_named() {
         (MINIMAL, &["train.depth=[{until=0.5,h_cycles=1,l_cycles=3}]"], &["train.depth[0].l_cycles is 3", "1 to 2"]),
         (MINIMAL, &["train.depth=[{until=0.5,h_cycles=1,l_cycles=1},{until=0.5,h_cycles=1,l_cycles=2}]"], &["depth[1].until", "above 0.5"]),
         (MINIMAL, &["train.depth=[{until=0.5,h_cycles=1,cycles=1}]"], &["cycles"]),
+        (MINIMAL, &["train.device=cuda:0"], &["train.dtype must be `bf16` on a GPU"]),
+        (MINIMAL, &["train.dtype=bf16"], &["train.dtype must be `f32` on the CPU"]),
+        (MINIMAL, &["train.device=cuda:0", "train.dtype=bf16", "train.teacher=t"], &["train.teacher needs train.device = \"cpu\""]),
         (MINIMAL, &["train.depth=3"], &["train", "sequence"]),
         (MINIMAL, &["train.supervision_decay=0.0"], &["train.supervision_decay is 0"]),
         (MINIMAL, &["train.teacher_share=1.5"], &["train.teacher_share is 1.5"]),

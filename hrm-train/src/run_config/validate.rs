@@ -93,8 +93,9 @@ impl RunConfig {
                 self.model.mixer == Mixer::GroupSum,
                 "train.engine is `fused`, which trains model.mixer `group-sum` only; take train.engine = \"torch\""
             );
-            ensure!(t.device == "cpu", "train.device is `{}`, expected `cpu` with train.engine = \"fused\"", t.device);
-            ensure!(t.dtype == Dtype::F32, "train.dtype must be `f32` with train.engine = \"fused\"");
+            let (dtype, name, place) = if t.device == "cpu" { (Dtype::F32, "f32", "the CPU") } else { (Dtype::Bf16, "bf16", "a GPU") };
+            ensure!(t.dtype == dtype, "train.dtype must be `{name}` on {place} with train.engine = \"fused\"");
+            ensure!(t.device == "cpu" || t.teacher.is_empty(), "train.teacher needs train.device = \"cpu\" with train.engine = \"fused\"");
         }
         Ok(())
     }

@@ -33,6 +33,11 @@ impl Stream {
         Self(mix(mix(a).wrapping_add(number.wrapping_mul(GOLDEN))))
     }
 
+    /// What makes it this stream, in the lower and the upper word.
+    pub const fn words(self) -> [u32; 2] {
+        [self.0 as u32, (self.0 >> 32) as u32]
+    }
+
     /// Uniform in (-1, 1), symmetric, 24 bits.
     #[inline(always)]
     fn uniform(self, index: u64) -> f32 {

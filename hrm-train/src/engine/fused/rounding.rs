@@ -43,6 +43,11 @@ impl BlockSteps {
         &self.hidden
     }
 
+    /// Value of one unit of the input, then of the sums of each grouping: `[1 + G]`.
+    pub fn input_steps(&self) -> Vec<f32> {
+        core::iter::once(self.input[0]).chain(self.sums.iter().map(|s| s[0])).collect()
+    }
+
     /// The int8 hidden values, in place.
     pub fn hidden(&self, isa: Isa, hidden: &mut [f32]) {
         simd::round_int8(isa, hidden, &self.hidden);
@@ -50,10 +55,9 @@ impl BlockSteps {
 
     /// Rounds row `n` of `W_up`, `[(1 + G) C]`: one scale for the output channel, each column in the unit of its input.
     pub fn up(&self, d: &Dims, row: &mut [f32]) {
-        let steps = core::iter::once(self.input[0]).chain(self.sums.iter().map(|s| s[0]));
         // alpha_g is part of the integer weights.
         let alphas = core::iter::once(1.0).chain(d.alpha.iter().copied());
-        let units: Vec<f32> = steps.zip(alphas).flat_map(|(s, a)| core::iter::repeat_n(s * a, d.c)).collect();
+        let units: Vec<f32> = self.input_steps().into_iter().zip(alphas).flat_map(|(s, a)| core::iter::repeat_n(s * a, d.c)).collect();
         round_channel(row, &units);
     }
 

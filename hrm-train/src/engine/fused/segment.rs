@@ -72,7 +72,7 @@ fn calls(depth: Depth) -> usize {
 }
 
 /// Calls at the end of a segment that carry gradient.
-fn calls_with_gradient(depth: Depth, gradient: Gradient) -> usize {
+pub fn calls_with_gradient(depth: Depth, gradient: Gradient) -> usize {
     match gradient {
         Gradient::OneStep => 2,
         Gradient::LastRecursion => usize::from(depth.l_cycles) + 1,

@@ -9,8 +9,8 @@ use super::layout::Packed;
 use super::loss::{self, Target};
 use super::random::{Purpose, Stream};
 use super::rounding::BlockSteps;
-use super::segment::{Carry, Net, Workspace};
-use super::{CHUNK, FusedEngine, fresh, optim, simd};
+use super::segment::{Carry, Net, Workspace, calls_with_gradient};
+use super::{Accelerator, CHUNK, FusedEngine, device, fresh, optim, simd};
 use crate::engine::{Carry as OwnedCarry, Course, Depth, Engine, Reading, RowOutcome, StartOf, Tensors, no_identifiers};
 use crate::parallel::{Group, Values, checksum};
 use crate::quantize::plan::ModelPlan;
@@ -77,7 +77,11 @@ impl FusedEngine {
         self.check_labels(labels)?;
         course.check(&self.d.spec.config, batch)?;
         no_identifiers(course.identifiers)?;
-        self.prepare(course.depth.unwrap_or(Depth::of(&self.d.spec.config)));
+        let depth = course.depth.unwrap_or(Depth::of(&self.d.spec.config));
+        self.accelerate()?;
+        if self.accelerator.is_none() {
+            self.prepare(depth);
+        }
         let mut numbers = vec![0u64; batch];
         for (number, _) in numbers.iter_mut().zip(reset).filter(|(_, reset)| **reset) {
             *number = self.starts;
@@ -85,7 +89,26 @@ impl FusedEngine {
         }
         let segment = self.segments;
         self.segments += 1;
-        let Self { isa, d, opts, seed, init, packed, carry_h, carry_l, workspaces, grads, group, rows, .. } = self;
+        let Self { isa, d, opts, seed, init, packed, carry_h, carry_l, workspaces, grads, group, rows, accelerator, .. } = self;
+        let noise = |b: usize| Stream::new(*seed, Purpose::Noise, segment * batch as u64 + b as u64);
+        if let Some(accelerator) = accelerator {
+            ensure!(course.teacher.is_none(), "train.teacher needs train.device = \"cpu\" with train.engine = \"fused\"");
+            let s = d.s;
+            let rows: Vec<device::Row<'_>> = rows
+                .clone()
+                .map(|b| device::Row {
+                    input: &inputs[b * s..(b + 1) * s],
+                    labels: &labels[b * s..(b + 1) * s],
+                    start: reset[b].then(|| Stream::new(*seed, Purpose::Start, numbers[b])),
+                    noise: noise(b),
+                    weight: course.weights.get(b).copied().unwrap_or(1.0),
+                })
+                .collect();
+            let kept = calls_with_gradient(depth, opts.gradient);
+            let (outcomes, mut grad) = accelerator.gradient(d, (packed, init), opts, (depth, kept), &rows)?;
+            group.sum(Values::Host(&mut grad))?;
+            return Ok((group.gather_outcomes(outcomes)?, d.unpack_gradient(&grad)));
+        }
         let net = Net { isa: *isa, d, w: packed };
         let (state, answers) = (d.r * d.cp, d.s * loss::symbols(d));
         let first = rows.start;
@@ -106,8 +129,7 @@ impl FusedEngine {
                 }
                 let mut carry = Carry { h, l };
                 if opts.carry_noise > 0.0 {
-                    let number = segment * batch as u64 + b as u64;
-                    let stream = Stream::new(*seed, Purpose::Noise, number);
+                    let stream = noise(b);
                     simd::add_normal(net.isa, carry.h, d.cp, d.c, stream, 0, opts.carry_noise as f32);
                     simd::add_normal(net.isa, carry.l, d.cp, d.c, stream, (d.r * d.c) as u64, opts.carry_noise as f32);
                 }
@@ -153,7 +175,8 @@ impl Engine for FusedEngine {
             let name = self.d.params.iter().find(|p| (p.offset..p.offset + p.len).contains(&i)).map_or("?", |p| p.name.as_str());
             bail!("the gradient of `{name}` is {} in segment {}", grad[i], self.segments);
         }
-        self.optimizer.step(self.isa, &self.opts, &self.d.params, &mut self.weights, &grad, lr);
+        let pool = self.accelerator.as_ref().map(Accelerator::pool);
+        self.optimizer.step((self.isa, pool), &self.opts, &self.d.params, &mut self.weights, &grad, lr);
         if self.opts.ema > 0.0 {
             optim::average(&mut self.mean, &self.weights, self.opts.ema);
         }
@@ -162,22 +185,26 @@ impl Engine for FusedEngine {
     }
 
     fn infer(&mut self, inputs: &[u8], segments: usize, seed: u64, observe: &mut dyn FnMut(usize, &[u8], &[f32])) -> anyhow::Result<()> {
+        self.accelerate()?;
         let Self { isa, d, opts, init, .. } = &*self;
         ensure!(inputs.len().is_multiple_of(d.s), "inputs: {} tokens, expected a multiple of {}", inputs.len(), d.s);
         self.check_tokens("inputs", inputs)?;
         let averaged = (!self.mean.is_empty()).then(|| Packed::new(d, &self.mean, self.rounding.as_deref()));
         let net = Net { isa: *isa, d, w: averaged.as_ref().unwrap_or(&self.packed) };
         let n = inputs.len() / d.s;
+        let start = |b: u64| Stream::new(seed, Purpose::InferenceStart, b);
         // A puzzle runs all its segments while its state is in the caches; the answers wait for the others'.
         let mut tokens = vec![0u8; n * segments * d.s];
         let mut halts = vec![0.0f32; n * segments];
-        if n > 0 && segments > 0 {
+        if let Some(accelerator) = &self.accelerator {
+            (tokens, halts) = accelerator.infer(d, (net.w, init), inputs, segments, start)?;
+        } else if n > 0 && segments > 0 {
             let mut workspaces: Vec<_> = (0..opts.threads).map(|_| Workspace::new(d, None)).collect();
             let jobs =
                 inputs.chunks_exact(d.s).zip(tokens.chunks_exact_mut(segments * d.s)).zip(halts.chunks_exact_mut(segments)).enumerate();
             spread(&mut workspaces, jobs, |(b, ((input, tokens), halts)), ws| {
                 let (mut h, mut l) = (vec![0.0; d.r * d.cp], vec![0.0; d.r * d.cp]);
-                fresh(net.isa, d, init, Stream::new(seed, Purpose::InferenceStart, b as u64), &mut h, &mut l);
+                fresh(net.isa, d, init, start(b as u64), &mut h, &mut l);
                 for (tokens, q) in tokens.chunks_exact_mut(d.s).zip(halts) {
                     *q = net.infer(input, &mut Carry { h: &mut h, l: &mut l }, tokens, ws);
                 }
@@ -223,7 +250,11 @@ impl Engine for FusedEngine {
             let hidden: Vec<f32> = p.hidden.iter().map(|&h| h as f32).collect();
             Ok(BlockSteps::new(&self.d, p.input.step as f32, &sums, &hidden))
         });
-        self.rounding = Some(steps.collect::<anyhow::Result<_>>()?);
+        let rounding = Some(steps.collect::<anyhow::Result<_>>()?);
+        // Other kernels, which the carries survive.
+        [self.carry_h, self.carry_l] = self.carries()?;
+        self.accelerator = None;
+        self.rounding = rounding;
         self.packed = Packed::new(&self.d, &self.weights, self.rounding.as_deref());
         Ok(())
     }
@@ -239,6 +270,7 @@ impl Engine for FusedEngine {
         ensure!(self.rows.len() == self.opts.batch, "this engine has joined a group already");
         self.rows = group.rows(self.opts.batch)?;
         let state = self.d.r * self.d.cp;
+        ensure!(self.accelerator.is_none(), "an engine joins a group before its first step");
         for carry in [&mut self.carry_h, &mut self.carry_l] {
             *carry = carry[self.rows.start * state..self.rows.end * state].to_vec();
         }
