@@ -20,6 +20,7 @@ static pthread_barrier_t barrier;
 
 #define __device__
 #define __global__
+#define __shared__ static
 #define __launch_bounds__(threads, blocks)
 #define HRM_HOST
 
@@ -102,19 +103,20 @@ static float quad_sum(float x) {
 #include "products.cuh"
 #include "block.cuh"
 #include "step.cu"
+#include "optimizer.cu"
 
 struct Header {
-    uint32_t slots, threads, tables, zero;
+    uint32_t slots, step_threads, tables, packing;
 };
 
-enum Order : uint32_t { WRITE, READ, STEP, REDUCE, RESERVE };
+enum Order : uint32_t { WRITE, READ, LAUNCH, RESERVE };
 
 static bool read_all(void *to, size_t bytes) { return fread(to, 1, bytes, stdin) == bytes; }
 
-template <typename Kernel> static void launch(unsigned blocks, unsigned threads, Kernel kernel) {
+static void launch(unsigned blocks, unsigned threads, void (*kernel)(Memory, u32, u32, u32), Memory m, const u64 *parameters) {
     blockDim.x = threads;
     pthread_barrier_init(&barrier, nullptr, threads);
-    warps = std::vector<Warp>((threads + 31) / 32);
+    warps = std::vector<Warp>(threads / 32);
     for (Warp &w : warps) {
         pthread_barrier_init(&w.barrier, nullptr, 32);
         memset(w.a, 0xA5, sizeof w.a);
@@ -125,7 +127,7 @@ template <typename Kernel> static void launch(unsigned blocks, unsigned threads,
             threadIdx.x = t;
             for (unsigned block = 0; block < blocks; block++) {
                 blockIdx.x = block;
-                kernel();
+                kernel(m, (u32)parameters[0], (u32)parameters[1], (u32)parameters[2]);
                 __syncthreads();
             }
         });
@@ -135,32 +137,34 @@ template <typename Kernel> static void launch(unsigned blocks, unsigned threads,
 }
 
 int main() {
+    void (*kernels[])(Memory, u32, u32, u32) = {step, reduce, measure, moments, normalise, multiply, apply, measure_channels, pack};
     Header h;
-    if (!read_all(&h, sizeof h) || h.threads % 32) return 2;
-    std::vector<u32> tables(h.tables);
-    if (!read_all(tables.data(), 4 * tables.size())) return 2;
+    if (!read_all(&h, sizeof h) || h.step_threads % 32) return 2;
+    std::vector<u32> tables(h.tables), packing(h.packing);
+    if (!read_all(tables.data(), 4 * tables.size()) || !read_all(packing.data(), 4 * packing.size())) return 2;
+    // What the host reads or writes, in the order of `Buffer`.
+    size_t sizes[6] = {4ull * h.slots * COMMAND, (size_t)h.slots * WORK, 4ull * h.slots * RESULT, 24ull * LEN, 4 * 8, 4};
     std::vector<unsigned char> tapes, buffers[6];
-    size_t sizes[6] = {ELEM * HRM_WEIGHT_LEN,         4 * HRM_FLOAT_LEN,          4ull * h.slots * COMMAND,
-                       (size_t)h.slots * WORK,        4ull * h.slots * RESULT,    4 * GRADIENT};
     for (int i = 0; i < 6; i++) buffers[i].assign(sizes[i], 0xA5);
-    std::vector<float> gradients((size_t)h.slots * GRADIENT);
-    u64 tape_bytes = 0, order[4];
+    std::vector<elem> weights(HRM_WEIGHT_LEN);
+    std::vector<float> floats(HRM_FLOAT_LEN), gradients((size_t)h.slots * GRADIENT), factors(HRM_CHANNEL_COUNT), scratch(HRM_SCRATCH_LEN + 1);
+    auto f = [&](int i) { return (float *)buffers[i].data(); };
+    Memory m = {weights.data(),   floats.data(), tables.data(),  (u32 *)buffers[0].data(), buffers[1].data(), nullptr, 0, (u32 *)buffers[2].data(),
+                gradients.data(), f(3),          packing.data(), factors.data(),           scratch.data(),    f(5),    f(4)};
+    u64 order[6];
     while (read_all(order, sizeof order)) {
         if (order[0] == WRITE || order[0] == READ) {
             auto &buffer = buffers[order[1]];
             if (order[2] + order[3] > buffer.size()) return 2;
             unsigned char *at = buffer.data() + order[2];
             if (order[0] == WRITE ? !read_all(at, order[3]) : fwrite(at, 1, order[3], stdout) != order[3] || fflush(stdout)) return 2;
-        } else if (order[0] == STEP) {
-            launch(order[2], h.threads, [&] {
-                step((const elem *)buffers[0].data(), (const float *)buffers[1].data(), tables.data(), (const u32 *)buffers[2].data(),
-                     buffers[3].data(), tapes.data(), tape_bytes, (u32 *)buffers[4].data(), gradients.data(), (u32)order[1]);
-            });
-        } else if (order[0] == REDUCE) {
-            launch((GRADIENT + 31) / 32, 32, [&] { reduce(gradients.data(), (u32)order[1], (float *)buffers[5].data()); });
+        } else if (order[0] == LAUNCH) {
+            // Few threads do the work of many: those of a kernel that needs a certain number have it.
+            launch((unsigned)order[2], order[1] == 7 ? 32 : h.step_threads, kernels[order[1]], m, order + 3);
         } else {
-            tape_bytes = order[2] * CALL_TAPE;
-            tapes.assign(order[1] * tape_bytes, 0xA5);
+            m.tape_bytes = order[2] * CALL_TAPE;
+            tapes.assign(order[1] * m.tape_bytes, 0xA5);
+            m.tapes = tapes.data();
         }
     }
     return 0;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context as _, ensure};
-use hrm_train::engine::fused::device::{Buffer, Device, Operand, Program};
+use hrm_train::engine::fused::device::{Buffer, Device, Kernel, Operand, Program};
 
 /// Threads of a block.
 const THREADS: u32 = 64;
@@ -41,7 +41,11 @@ impl HostDevice {
         ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
         let mut child = Command::new(out).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let (mut to, from) = (child.stdin.take().context("no stdin")?, child.stdout.take().context("no stdout")?);
-        for word in [slots as u32, THREADS, program.tables.len() as u32, 0].iter().chain(&program.tables) {
+        for word in [slots as u32, THREADS, program.tables.len() as u32, program.packing.len() as u32]
+            .iter()
+            .chain(&program.tables)
+            .chain(&program.packing)
+        {
             to.write_all(&word.to_le_bytes())?;
         }
         Ok(Self { child, to: Some(to), from, _folder: folder })
@@ -55,7 +59,7 @@ impl HostDevice {
         Ok(())
     }
 
-    fn order(&mut self, order: [usize; 4], bytes: &[u8]) -> anyhow::Result<()> {
+    fn order(&mut self, order: [usize; 6], bytes: &[u8]) -> anyhow::Result<()> {
         let to = self.to.as_mut().context("the program has ended")?;
         for word in order {
             to.write_all(&(word as u64).to_le_bytes())?;
@@ -82,23 +86,19 @@ impl Device for HostDevice {
     }
 
     fn reserve(&mut self, slots: usize, calls: usize) -> anyhow::Result<()> {
-        self.order([4, slots, calls, 0], &[])
+        self.order([3, slots, calls, 0, 0, 0], &[])
     }
 
     fn write(&mut self, buffer: Buffer, at: usize, bytes: &[u8]) -> anyhow::Result<()> {
-        self.order([0, buffer as usize, at, bytes.len()], bytes)
+        self.order([0, buffer as usize, at, bytes.len(), 0, 0], bytes)
     }
 
     fn read(&mut self, buffer: Buffer, at: usize, bytes: &mut [u8]) -> anyhow::Result<()> {
-        self.order([1, buffer as usize, at, bytes.len()], &[])?;
+        self.order([1, buffer as usize, at, bytes.len(), 0, 0], &[])?;
         self.from.read_exact(bytes).context("the kernels on this host ended early")
     }
 
-    fn step(&mut self, first: usize, slots: usize) -> anyhow::Result<()> {
-        self.order([2, first, slots, 0], &[])
-    }
-
-    fn reduce(&mut self, slots: usize) -> anyhow::Result<()> {
-        self.order([3, slots, 0, 0], &[])
+    fn launch(&mut self, kernel: Kernel, blocks: usize, [a, b, c]: [u32; 3]) -> anyhow::Result<()> {
+        self.order([2, kernel as usize, blocks, a as usize, b as usize, c as usize], &[])
     }
 }

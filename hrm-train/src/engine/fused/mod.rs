@@ -13,6 +13,7 @@ use super::{EngineOptions, Tensors};
 use crate::parallel::Group;
 use crate::spec::ModelSpec;
 
+mod accelerated;
 mod block;
 mod carry;
 pub mod device;
@@ -30,7 +31,7 @@ mod state;
 mod tests;
 mod train;
 
-use device::{Accelerator, Operand, Program};
+use device::{Accelerator, Operand};
 use layout::{Dims, Init, Packed};
 use optim::Optimizer;
 use random::{Purpose, Stream};
@@ -73,7 +74,7 @@ pub struct FusedEngine {
     grads: Vec<Vec<f32>>,
     /// How to reach the device that training steps and inference run on; `None`: they run here.
     open: Option<(Operand, device::Open)>,
-    /// The device at work, from the first step on. The carries are there then.
+    /// The device at work, from the first step on. What is trained is there then.
     accelerator: Option<Accelerator>,
 }
 
@@ -155,48 +156,6 @@ impl FusedEngine {
             engine.starts += 1;
         }
         Ok(engine)
-    }
-
-    /// The same engine with training steps and inference on a device, whose products have operands of this kind.
-    #[must_use]
-    pub fn on(mut self, operand: Operand, open: device::Open) -> Self {
-        self.open = Some((operand, open));
-        self
-    }
-
-    /// [`FusedEngine::on`] the GPU named `cuda` or `cuda:N`, with operands in bf16.
-    ///
-    /// # Errors
-    /// Another name, no CUDA driver, no such device; this program is built without feature `cuda`.
-    #[cfg(feature = "cuda")]
-    pub fn on_gpu(self, device: &str) -> anyhow::Result<Self> {
-        // What is missing is said now, not at the first step.
-        crate::cuda::open_context(device)?;
-        let device = device.to_owned();
-        Ok(self.on(Operand::Bf16, Box::new(move |program, slots| Ok(Box::new(device::Gpu::open(&device, program, slots)?)))))
-    }
-
-    /// Fails: this program is built without feature `cuda`.
-    ///
-    /// # Errors
-    /// Always.
-    #[cfg(not(feature = "cuda"))]
-    pub fn on_gpu(self, device: &str) -> anyhow::Result<Self> {
-        bail!(
-            "device `{device}` for the fused engine needs feature cuda: cargo run --release -p hrm-train --features cuda -- ..; without it cpu"
-        )
-    }
-
-    /// Opens the device if there is one and it is not open yet, and takes the carries there.
-    fn accelerate(&mut self) -> anyhow::Result<()> {
-        let Some((operand, open)) = &self.open else { return Ok(()) };
-        if self.accelerator.is_none() {
-            let program = Program::new(&self.d, self.rounding.is_some(), *operand, device::THREADS);
-            let accelerator = Accelerator::new(program, open, self.rows.len(), self.opts.threads)?;
-            accelerator.set_carry(&self.d, &self.carry_h, &self.carry_l)?;
-            self.accelerator = Some(accelerator);
-        }
-        Ok(())
     }
 
     /// Name of the instruction set in use, for reports.

@@ -1,32 +1,14 @@
 //! The direction of a Muon step.
 
-use rayon::prelude::*;
-
 use super::simd::{self, Isa, LANES, Left, Shape};
 use crate::engine::muon::{QUINTIC, RMS, STEPS, TINY};
 
-/// Rows of a product that one thread computes at a time.
-const PANEL: usize = 16;
-
-/// Instruction set, and threads if there are some to share the work.
-pub type Workers<'a> = (Isa, Option<&'a rayon::ThreadPool>);
-
-/// `out = a b`, added to what `out` held if `keep`; `a` has columns 0 to `k` of rows of `stride`, `b` and `out` rows of `n`.
-/// With threads or without, the result is the same.
-fn product((isa, pool): Workers<'_>, (k, stride): (usize, usize), a: &[f32], b: &[f32], n: usize, out: &mut [f32], keep: bool) {
-    let panel = |(i, out): (usize, &mut [f32])| {
-        let shape = Shape { m: out.len() / n, n, k };
-        let left = Left { data: &a[i * PANEL * stride..], stride, transposed: false };
-        simd::gemm(isa, shape, left, b, n, out, n, keep);
-    };
-    match pool {
-        Some(pool) => pool.install(|| out.par_chunks_mut(PANEL * n).enumerate().for_each(panel)),
-        None => out.chunks_mut(PANEL * n).enumerate().for_each(panel),
-    }
+const fn left(data: &[f32], stride: usize) -> Left<'_> {
+    Left { data, stride, transposed: false }
 }
 
 /// Turns `matrix`, `[rows, columns]` row-major, into the direction of the step. All zeros stay zeros.
-pub fn orthogonalize(workers: Workers<'_>, matrix: &mut [f32], rows: usize, columns: usize) {
+pub fn orthogonalize(isa: Isa, matrix: &mut [f32], rows: usize, columns: usize) {
     let norm = matrix.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
     if norm == 0.0 {
         return;
@@ -48,15 +30,15 @@ pub fn orthogonalize(workers: Workers<'_>, matrix: &mut [f32], rows: usize, colu
                 transposed[j * mp + i] = *v;
             }
         }
-        product(workers, (n, np), &x, &transposed, mp, &mut a, false);
-        product(workers, (m, mp), &a, &a, mp, &mut b, false);
+        simd::gemm(isa, Shape { m, n: mp, k: n }, left(&x, np), &transposed, mp, &mut a, mp, false);
+        simd::gemm(isa, Shape { m, n: mp, k: m }, left(&a, mp), &a, mp, &mut b, mp, false);
         for (b, a) in b.iter_mut().zip(&a) {
             *b = QUINTIC[1] * a + QUINTIC[2] * *b;
         }
         for (next, x) in next.iter_mut().zip(&x) {
             *next = QUINTIC[0] * x;
         }
-        product(workers, (m, mp), &b, &x, np, &mut next, true);
+        simd::gemm(isa, Shape { m, n: np, k: m }, left(&b, mp), &x, np, &mut next, np, true);
         std::mem::swap(&mut x, &mut next);
     }
     let scale = RMS * (n as f32).sqrt();
@@ -72,16 +54,13 @@ mod tests {
 
     #[test]
     fn every_direction_has_nearly_the_same_length() {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
         for (rows, columns) in [(24, 70), (70, 24), (16, 16), (1, 5)] {
             let stream = Stream::new(3, Purpose::Weights, 0);
             // Columns of different sizes.
             let start: Vec<f32> = (0..rows * columns).map(|i| stream.truncated(i as u64) * 0.5f32.powi((i % columns % 4) as i32)).collect();
             for isa in Isa::all() {
-                let (mut found, mut shared) = (start.clone(), start.clone());
-                orthogonalize((isa, None), &mut found, rows, columns);
-                orthogonalize((isa, Some(&pool)), &mut shared, rows, columns);
-                assert_eq!(found, shared, "{rows}x{columns}: threads make a difference");
+                let mut found = start.clone();
+                orthogonalize(isa, &mut found, rows, columns);
                 let (short, long) = (rows.min(columns), rows.max(columns));
                 let at = |i: usize, j: usize| f64::from(if rows <= columns { found[i * columns + j] } else { found[j * columns + i] });
                 // The mean square of a vector of singular values near 1 is near 1 / long.
@@ -95,7 +74,7 @@ mod tests {
             }
         }
         let mut nothing = [0.0; 12];
-        orthogonalize((Isa::detect(), None), &mut nothing, 3, 4);
+        orthogonalize(Isa::detect(), &mut nothing, 3, 4);
         assert_eq!(nothing, [0.0; 12]);
     }
 }

@@ -3,7 +3,8 @@
 use crate::engine::{EngineOptions, OptimizerKind};
 
 use super::layout::Param;
-use super::muon::{self, Workers};
+use super::muon;
+use super::simd::Isa;
 
 /// Moments and step count.
 #[derive(Clone, Debug)]
@@ -23,7 +24,7 @@ impl Optimizer {
     }
 
     /// One step with learning rate `lr`. The gradient must be finite.
-    pub fn step(&mut self, workers: Workers<'_>, opts: &EngineOptions, params: &[Param], weights: &mut [f32], grad: &[f32], lr: f64) {
+    pub fn step(&mut self, isa: Isa, opts: &EngineOptions, params: &[Param], weights: &mut [f32], grad: &[f32], lr: f64) {
         let norm = grad.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt();
         let shrink = if opts.clip > 0.0 && norm > opts.clip { (opts.clip / norm) as f32 } else { 1.0 };
         self.step += 1;
@@ -52,7 +53,7 @@ impl Optimizer {
                 });
             }
             if let Some((rows, columns)) = matrix {
-                muon::orthogonalize(workers, &mut update, rows, columns);
+                muon::orthogonalize(isa, &mut update, rows, columns);
             }
             for (w, u) in weights[own].iter_mut().zip(&update) {
                 *w = *w * keep - rate * u;

@@ -38,26 +38,18 @@ impl FusedEngine {
         }
     }
 
-    /// The carries of this rank's rows, `[rows][R][Cp]` each, wherever they are.
-    pub(super) fn carries(&self) -> anyhow::Result<[Vec<f32>; 2]> {
-        match &self.accelerator {
-            Some(accelerator) => accelerator.carry(&self.d),
-            None => Ok([self.carry_h.clone(), self.carry_l.clone()]),
-        }
-    }
-
     pub(super) fn save(&self) -> anyhow::Result<Tensors> {
-        let d = &self.d;
+        let (d, now) = (&self.d, self.parameters()?);
         let mut out = Tensors::new();
-        d.to_tensors(&self.weights, "weights.", &mut out);
-        if !self.mean.is_empty() {
-            d.to_tensors(&self.mean, "mean.", &mut out);
+        d.to_tensors(&now.weights, "weights.", &mut out);
+        if !now.mean.is_empty() {
+            d.to_tensors(&now.mean, "mean.", &mut out);
         }
-        d.to_tensors(&self.optimizer.m, "m.", &mut out);
-        d.to_tensors(&self.optimizer.v, "v.", &mut out);
+        d.to_tensors(&now.m, "m.", &mut out);
+        d.to_tensors(&now.v, "v.", &mut out);
         self.put_init(&mut out);
-        for (name, carry) in CARRY.into_iter().zip(self.carries()?) {
-            out.insert(name.into(), (vec![self.opts.batch, d.r, d.c], self.group.gather_floats(&unpad(d, &carry))?));
+        for (name, carry) in CARRY.into_iter().zip(&now.carry) {
+            out.insert(name.into(), (vec![self.opts.batch, d.r, d.c], self.group.gather_floats(&unpad(d, carry))?));
         }
         let counters = [self.seed, self.optimizer.step, self.starts, self.segments].into_iter().flat_map(split).collect();
         out.insert("counters".into(), (vec![4, 4], counters));
@@ -79,9 +71,8 @@ impl FusedEngine {
         let carry = |name| pad(d, &tensor(state, name, &[self.opts.batch, d.r, d.c])?[own.start * len..own.end * len]);
         let (carry_h, carry_l) = (carry(CARRY[0])?, carry(CARRY[1])?);
         let counters = tensor(state, "counters", &[4, 4])?.chunks_exact(4).map(join).collect::<anyhow::Result<Vec<u64>>>()?;
-        if let Some(accelerator) = &self.accelerator {
-            accelerator.set_carry(d, &carry_h, &carry_l)?;
-        }
+        // The device gets it all at the next step.
+        self.accelerator = None;
         self.packed = Packed::new(d, &weights, self.rounding.as_deref());
         (self.weights, self.mean, self.init, self.carry_h, self.carry_l) = (weights, mean, init, carry_h, carry_l);
         (self.optimizer.m, self.optimizer.v) = (m, v);

@@ -9,8 +9,8 @@ use super::layout::Packed;
 use super::loss::{self, Target};
 use super::random::{Purpose, Stream};
 use super::rounding::BlockSteps;
-use super::segment::{Carry, Net, Workspace, calls_with_gradient};
-use super::{Accelerator, CHUNK, FusedEngine, device, fresh, optim, simd};
+use super::segment::{Carry, Net, Workspace};
+use super::{CHUNK, FusedEngine, fresh, optim, simd};
 use crate::engine::{Carry as OwnedCarry, Course, Depth, Engine, Reading, RowOutcome, StartOf, Tensors, no_identifiers};
 use crate::parallel::{Group, Values, checksum};
 use crate::quantize::plan::ModelPlan;
@@ -38,6 +38,14 @@ pub(super) fn spread<J: Send>(workspaces: &mut [Workspace], jobs: impl Iterator<
     });
 }
 
+/// How deep a step runs, and where its random numbers come from, by row.
+pub(super) struct Numbers {
+    pub depth: Depth,
+    /// `None`: the row goes on.
+    pub starts: Vec<Option<Stream>>,
+    pub noise: Vec<Stream>,
+}
+
 /// A chunk of the batch: the puzzles' numbers and their slices.
 struct Chunk<'a> {
     first: usize,
@@ -59,14 +67,14 @@ impl FusedEngine {
         }
     }
 
-    /// Forward, loss and backward of the batch, of which this rank does its rows: outcomes of all, and the gradient over the flat weights.
-    pub(super) fn gradient(
+    /// Checks a batch and numbers its starts and its noise.
+    pub(super) fn begin_step(
         &mut self,
         inputs: &[u8],
         labels: &[u8],
         reset: &[bool],
         course: &Course<'_>,
-    ) -> anyhow::Result<(Vec<RowOutcome>, Vec<f32>)> {
+    ) -> anyhow::Result<Numbers> {
         let batch = self.opts.batch;
         for (what, found, expected) in
             [("inputs", inputs.len(), batch * self.d.s), ("labels", labels.len(), batch * self.d.s), ("reset", reset.len(), batch)]
@@ -77,38 +85,28 @@ impl FusedEngine {
         self.check_labels(labels)?;
         course.check(&self.d.spec.config, batch)?;
         no_identifiers(course.identifiers)?;
-        let depth = course.depth.unwrap_or(Depth::of(&self.d.spec.config));
-        self.accelerate()?;
-        if self.accelerator.is_none() {
-            self.prepare(depth);
-        }
-        let mut numbers = vec![0u64; batch];
-        for (number, _) in numbers.iter_mut().zip(reset).filter(|(_, reset)| **reset) {
-            *number = self.starts;
+        let mut starts = vec![None; batch];
+        for (start, _) in starts.iter_mut().zip(reset).filter(|(_, reset)| **reset) {
+            *start = Some(Stream::new(self.seed, Purpose::Start, self.starts));
             self.starts += 1;
         }
-        let segment = self.segments;
+        let first = self.segments * batch as u64;
         self.segments += 1;
-        let Self { isa, d, opts, seed, init, packed, carry_h, carry_l, workspaces, grads, group, rows, accelerator, .. } = self;
-        let noise = |b: usize| Stream::new(*seed, Purpose::Noise, segment * batch as u64 + b as u64);
-        if let Some(accelerator) = accelerator {
-            ensure!(course.teacher.is_none(), "train.teacher needs train.device = \"cpu\" with train.engine = \"fused\"");
-            let s = d.s;
-            let rows: Vec<device::Row<'_>> = rows
-                .clone()
-                .map(|b| device::Row {
-                    input: &inputs[b * s..(b + 1) * s],
-                    labels: &labels[b * s..(b + 1) * s],
-                    start: reset[b].then(|| Stream::new(*seed, Purpose::Start, numbers[b])),
-                    noise: noise(b),
-                    weight: course.weights.get(b).copied().unwrap_or(1.0),
-                })
-                .collect();
-            let kept = calls_with_gradient(depth, opts.gradient);
-            let (outcomes, mut grad) = accelerator.gradient(d, (packed, init), opts, (depth, kept), &rows)?;
-            group.sum(Values::Host(&mut grad))?;
-            return Ok((group.gather_outcomes(outcomes)?, d.unpack_gradient(&grad)));
-        }
+        let noise = (first..).take(batch).map(|number| Stream::new(self.seed, Purpose::Noise, number)).collect();
+        Ok(Numbers { depth: course.depth.unwrap_or(Depth::of(&self.d.spec.config)), starts, noise })
+    }
+
+    /// Forward, loss and backward of the batch, of which this rank does its rows: outcomes of all, and the gradient over the flat weights.
+    pub(super) fn gradient(
+        &mut self,
+        inputs: &[u8],
+        labels: &[u8],
+        reset: &[bool],
+        course: &Course<'_>,
+    ) -> anyhow::Result<(Vec<RowOutcome>, Vec<f32>)> {
+        let Numbers { depth, starts, noise } = self.begin_step(inputs, labels, reset, course)?;
+        self.prepare(depth);
+        let Self { isa, d, opts, init, packed, carry_h, carry_l, workspaces, grads, group, rows, .. } = self;
         let net = Net { isa: *isa, d, w: packed };
         let (state, answers) = (d.r * d.cp, d.s * loss::symbols(d));
         let first = rows.start;
@@ -124,12 +122,12 @@ impl FusedEngine {
             chunk.grad.fill(0.0);
             let rows = chunk.h.chunks_exact_mut(state).zip(chunk.l.chunks_exact_mut(state)).zip(chunk.outcomes).zip(chunk.first..);
             for (((h, l), outcome), b) in rows {
-                if reset[b] {
-                    fresh(net.isa, d, init, Stream::new(*seed, Purpose::Start, numbers[b]), h, l);
+                if let Some(start) = starts[b] {
+                    fresh(net.isa, d, init, start, h, l);
                 }
                 let mut carry = Carry { h, l };
                 if opts.carry_noise > 0.0 {
-                    let stream = noise(b);
+                    let stream = noise[b];
                     simd::add_normal(net.isa, carry.h, d.cp, d.c, stream, 0, opts.carry_noise as f32);
                     simd::add_normal(net.isa, carry.l, d.cp, d.c, stream, (d.r * d.c) as u64, opts.carry_noise as f32);
                 }
@@ -143,6 +141,25 @@ impl FusedEngine {
         add(grads);
         group.sum(Values::Host(&mut grads[0]))?;
         Ok((group.gather_outcomes(outcomes)?, d.unpack_gradient(&grads[0])))
+    }
+}
+
+impl FusedEngine {
+    /// Fails if a loss or halt logit is no number.
+    pub(super) fn check_outcomes(&self, outcomes: &[RowOutcome]) -> anyhow::Result<()> {
+        match outcomes.iter().position(|o| !o.loss.is_finite() || !o.q_halt.is_finite()) {
+            Some(b) => {
+                bail!("the loss of batch row {b} is {}, its halt logit {}, in segment {}", outcomes[b].loss, outcomes[b].q_halt, self.segments)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Fails if an element of a gradient is no number.
+    pub(super) fn check_gradient(&self, grad: &[f32]) -> anyhow::Result<()> {
+        let Some(i) = grad.iter().position(|g| !g.is_finite()) else { return Ok(()) };
+        let name = self.d.params.iter().find(|p| (p.offset..p.offset + p.len).contains(&i)).map_or("?", |p| p.name.as_str());
+        bail!("the gradient of `{name}` is {} in segment {}", grad[i], self.segments)
     }
 }
 
@@ -167,16 +184,14 @@ impl Engine for FusedEngine {
         course: &Course<'_>,
         lr: f64,
     ) -> anyhow::Result<Vec<RowOutcome>> {
+        self.accelerate()?;
+        if self.accelerator.is_some() {
+            return self.train_on_device(inputs, labels, reset, course, lr);
+        }
         let (outcomes, grad) = self.gradient(inputs, labels, reset, course)?;
-        if let Some(b) = outcomes.iter().position(|o| !o.loss.is_finite() || !o.q_halt.is_finite()) {
-            bail!("the loss of batch row {b} is {}, its halt logit {}, in segment {}", outcomes[b].loss, outcomes[b].q_halt, self.segments);
-        }
-        if let Some(i) = grad.iter().position(|g| !g.is_finite()) {
-            let name = self.d.params.iter().find(|p| (p.offset..p.offset + p.len).contains(&i)).map_or("?", |p| p.name.as_str());
-            bail!("the gradient of `{name}` is {} in segment {}", grad[i], self.segments);
-        }
-        let pool = self.accelerator.as_ref().map(Accelerator::pool);
-        self.optimizer.step((self.isa, pool), &self.opts, &self.d.params, &mut self.weights, &grad, lr);
+        self.check_outcomes(&outcomes)?;
+        self.check_gradient(&grad)?;
+        self.optimizer.step(self.isa, &self.opts, &self.d.params, &mut self.weights, &grad, lr);
         if self.opts.ema > 0.0 {
             optim::average(&mut self.mean, &self.weights, self.opts.ema);
         }
@@ -197,7 +212,7 @@ impl Engine for FusedEngine {
         let mut tokens = vec![0u8; n * segments * d.s];
         let mut halts = vec![0.0f32; n * segments];
         if let Some(accelerator) = &self.accelerator {
-            (tokens, halts) = accelerator.infer(d, (net.w, init), inputs, segments, start)?;
+            (tokens, halts) = accelerator.infer(d, opts.ema > 0.0, inputs, segments, start)?;
         } else if n > 0 && segments > 0 {
             let mut workspaces: Vec<_> = (0..opts.threads).map(|_| Workspace::new(d, None)).collect();
             let jobs =
@@ -227,10 +242,12 @@ impl Engine for FusedEngine {
     }
 
     fn advance(&mut self, inputs: &[u8], carry: &mut OwnedCarry) -> anyhow::Result<Reading> {
+        self.leave_device()?;
         self.advance_or_read(Some(inputs), carry)
     }
 
     fn read(&mut self, carry: &OwnedCarry) -> anyhow::Result<Reading> {
+        self.leave_device()?;
         self.advance_or_read(None, &mut carry.clone())
     }
 
@@ -251,9 +268,8 @@ impl Engine for FusedEngine {
             Ok(BlockSteps::new(&self.d, p.input.step as f32, &sums, &hidden))
         });
         let rounding = Some(steps.collect::<anyhow::Result<_>>()?);
-        // Other kernels, which the carries survive.
-        [self.carry_h, self.carry_l] = self.carries()?;
-        self.accelerator = None;
+        // Other kernels.
+        self.leave_device()?;
         self.rounding = rounding;
         self.packed = Packed::new(&self.d, &self.weights, self.rounding.as_deref());
         Ok(())
@@ -261,7 +277,9 @@ impl Engine for FusedEngine {
 
     fn weights(&self) -> Tensors {
         let mut out = Tensors::new();
-        self.d.to_tensors(if self.mean.is_empty() { &self.weights } else { &self.mean }, "", &mut out);
+        // A lost device must end the run here: a checkpoint of anything less than all weights would replace a good one.
+        let now = self.parameters().unwrap_or_else(|error| panic!("the weights cannot be copied from the device: {error:#}"));
+        self.d.to_tensors(if now.mean.is_empty() { &now.weights } else { &now.mean }, "", &mut out);
         self.put_init(&mut out);
         out
     }
@@ -280,7 +298,8 @@ impl Engine for FusedEngine {
     }
 
     fn checksum(&self) -> anyhow::Result<u32> {
-        Ok(checksum([&self.weights, &self.mean, &self.optimizer.m, &self.optimizer.v].map(Vec::as_slice)))
+        let now = self.parameters()?;
+        Ok(checksum([&now.weights, &now.mean, &now.m, &now.v].map(Vec::as_slice)))
     }
 
     fn state(&self) -> anyhow::Result<Tensors> {

@@ -3,15 +3,12 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
-use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, LaunchConfig, PushKernelArg as _};
+use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, DevicePtr as _, DeviceRepr, LaunchConfig, PushKernelArg as _};
 use cudarc::nvrtc::Ptx;
 
 use super::program::Operand;
-use super::{Buffer, Device, Program, SOURCE, THREADS};
+use super::{Buffer, Device, Kernel, Program, RATES, SOURCE};
 use crate::cuda::{compile_source, open_context};
-
-/// Threads of a block that adds gradients.
-const REDUCE_THREADS: usize = 256;
 
 /// Compiles the kernels of `program` to PTX for a compute capability, such as (9, 0).
 ///
@@ -21,25 +18,48 @@ pub fn compile(program: &Program, capability: (i32, i32)) -> anyhow::Result<Ptx>
     compile_source("step.cu", format!("{}{SOURCE}", program.macros), capability)
 }
 
+/// Where the arrays are, as `Memory` of layout.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct Memory {
+    weights: u64,
+    floats: u64,
+    tables: u64,
+    commands: u64,
+    work: u64,
+    tapes: u64,
+    tape_bytes: u64,
+    results: u64,
+    gradients: u64,
+    state: u64,
+    packing: u64,
+    factors: u64,
+    scratch: u64,
+    measured: u64,
+    rates: u64,
+}
+
+// SAFETY: plain words without padding, which kernels take by value.
+unsafe impl DeviceRepr for Memory {}
+
 /// A GPU with the kernels of one model.
 pub struct Gpu {
     name: String,
     stream: Arc<CudaStream>,
-    step: CudaFunction,
-    reduce: CudaFunction,
-    tables: CudaSlice<u32>,
-    weights: CudaSlice<u8>,
-    floats: CudaSlice<u8>,
+    /// By number.
+    kernels: Vec<CudaFunction>,
+    memory: Memory,
     commands: CudaSlice<u8>,
     work: CudaSlice<u8>,
     results: CudaSlice<u8>,
+    state: CudaSlice<u8>,
+    rates: CudaSlice<u8>,
+    measured: CudaSlice<u8>,
     tapes: CudaSlice<u8>,
-    tape_bytes: u64,
-    gradients: CudaSlice<f32>,
-    sum: CudaSlice<u8>,
+    /// Arrays that only kernels read or write.
+    _others: Vec<CudaSlice<u8>>,
     slots: usize,
     call_bytes: usize,
-    gradient_len: usize,
 }
 
 impl Gpu {
@@ -54,39 +74,69 @@ impl Gpu {
         ensure!(program.operand == Operand::Bf16, "a GPU multiplies bf16 here, not {:?}", program.operand);
         ensure!(capability >= (8, 0), "device {device} has compute capability {capability:?}, expected at least 8.0 (bf16 products)");
         let module = context.load_module(compile(program, capability)?).with_context(of("loading the kernels"))?;
-        let (step, reduce) = (module.load_function("step")?, module.load_function("reduce")?);
+        let kernels = Kernel::ALL.iter().map(|k| module.load_function(k.name())).collect::<Result<_, _>>()?;
         let stream = context.default_stream();
-        let memory = of("memory of the batch");
-        let zeros = |bytes: usize| stream.alloc_zeros::<u8>(bytes).with_context(memory);
-        Ok(Self {
+        let zeros = |bytes: usize| stream.alloc_zeros::<u8>(bytes.max(4)).with_context(of("memory of the batch"));
+        let table = |words: &[u32]| -> anyhow::Result<CudaSlice<u8>> {
+            let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+            Ok(stream.clone_htod(&bytes)?)
+        };
+        let others = vec![
+            zeros(program.operand.bytes() * program.weight_len)?,
+            zeros(4 * program.float_len)?,
+            table(&program.tables)?,
+            zeros(4 * slots * program.gradient_len)?,
+            table(&program.packing)?,
+            zeros(4 * program.channels)?,
+            // Zeros around the matrices stay zeros.
+            zeros(4 * program.scratch_len)?,
+        ];
+        let mut gpu = Self {
             name: context.name()?,
-            step,
-            reduce,
-            tables: stream.clone_htod(&program.tables)?,
-            weights: zeros(program.weight_bytes)?,
-            floats: zeros(4 * program.float_len)?,
+            kernels,
+            memory: Memory::default(),
             commands: zeros(4 * slots * program.command_words)?,
             work: zeros(slots * program.work_bytes)?,
             results: zeros(4 * slots * program.result_words)?,
-            tapes: zeros(1)?,
-            tape_bytes: 0,
-            gradients: stream.alloc_zeros(slots * program.gradient_len).with_context(memory)?,
-            sum: zeros(4 * program.gradient_len)?,
+            state: zeros(4 * 6 * program.len)?,
+            rates: zeros(4 * RATES)?,
+            measured: zeros(4)?,
+            tapes: zeros(0)?,
+            _others: others,
             slots,
             call_bytes: program.call_bytes,
-            gradient_len: program.gradient_len,
-            stream,
-        })
+            stream: Arc::clone(&stream),
+        };
+        let at = |slice: &CudaSlice<u8>| slice.device_ptr(&stream).0;
+        let o = &gpu._others;
+        gpu.memory = Memory {
+            weights: at(&o[0]),
+            floats: at(&o[1]),
+            tables: at(&o[2]),
+            commands: at(&gpu.commands),
+            work: at(&gpu.work),
+            tapes: at(&gpu.tapes),
+            tape_bytes: 0,
+            results: at(&gpu.results),
+            gradients: at(&o[3]),
+            state: at(&gpu.state),
+            packing: at(&o[4]),
+            factors: at(&o[5]),
+            scratch: at(&o[6]),
+            measured: at(&gpu.measured),
+            rates: at(&gpu.rates),
+        };
+        Ok(gpu)
     }
 
     fn buffer(&mut self, buffer: Buffer) -> &mut CudaSlice<u8> {
         match buffer {
-            Buffer::Weights => &mut self.weights,
-            Buffer::Floats => &mut self.floats,
             Buffer::Commands => &mut self.commands,
             Buffer::Work => &mut self.work,
             Buffer::Results => &mut self.results,
-            Buffer::Sum => &mut self.sum,
+            Buffer::State => &mut self.state,
+            Buffer::Rates => &mut self.rates,
+            Buffer::Measured => &mut self.measured,
         }
     }
 }
@@ -103,7 +153,8 @@ impl Device for Gpu {
         self.tapes = self.stream.alloc_zeros(slots * bytes).with_context(|| {
             format!("{}: no room for the backward pass of {slots} puzzles, {bytes} bytes each; make train.batch smaller", self.name)
         })?;
-        self.tape_bytes = bytes as u64;
+        self.memory.tapes = self.tapes.device_ptr(&self.stream).0;
+        self.memory.tape_bytes = bytes as u64;
         Ok(())
     }
 
@@ -120,29 +171,15 @@ impl Device for Gpu {
         Ok(stream.synchronize()?)
     }
 
-    fn step(&mut self, first: usize, slots: usize) -> anyhow::Result<()> {
-        ensure!(first + slots <= self.slots, "slots {first} to {}, the device was made for {}", first + slots, self.slots);
-        let first = first as u32;
-        let shape = LaunchConfig { grid_dim: (slots as u32, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
-        let mut launch = self.stream.launch_builder(&self.step);
-        launch.arg(&self.weights).arg(&self.floats).arg(&self.tables).arg(&self.commands).arg(&mut self.work).arg(&mut self.tapes);
-        launch.arg(&self.tape_bytes).arg(&mut self.results).arg(&mut self.gradients).arg(&first);
-        // SAFETY: the arguments are those of `step` in step.cu, in its order. Each block stays inside its own slot of the arrays, which were made
-        // for `slots` slots of the sizes that the kernel was compiled with and asserts; the tapes have room for the calls that `reserve` was
-        // told, which the caller asks for before it has that many kept.
-        unsafe { launch.launch(shape) }?;
-        Ok(())
-    }
-
-    fn reduce(&mut self, slots: usize) -> anyhow::Result<()> {
-        ensure!(slots <= self.slots, "{slots} slots, the device was made for {}", self.slots);
-        let count = slots as u32;
-        let blocks = self.gradient_len.div_ceil(REDUCE_THREADS) as u32;
-        let shape = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (REDUCE_THREADS as u32, 1, 1), shared_mem_bytes: 0 };
-        let mut launch = self.stream.launch_builder(&self.reduce);
-        launch.arg(&self.gradients).arg(&count).arg(&mut self.sum);
-        // SAFETY: the arguments are those of `reduce` in step.cu, in its order; it reads `count` gradients and writes one, each of the length that it
-        // was compiled with and asserts.
+    fn launch(&mut self, kernel: Kernel, blocks: usize, [a, b, c]: [u32; 3]) -> anyhow::Result<()> {
+        let last = if kernel == Kernel::Step { a as usize + blocks } else { 0 };
+        ensure!(last <= self.slots, "slots up to {last}, the device was made for {}", self.slots);
+        let shape = LaunchConfig { grid_dim: (blocks as u32, 1, 1), block_dim: (kernel.threads(), 1, 1), shared_mem_bytes: 0 };
+        let mut launch = self.stream.launch_builder(&self.kernels[kernel as usize]);
+        launch.arg(&self.memory).arg(&a).arg(&b).arg(&c);
+        // SAFETY: the arguments are those of every kernel, in their order; `Memory` points at arrays that live as long as `self`, of the sizes that the
+        // kernels were compiled with and assert. A block of `step` stays inside its own slot, whose number was checked; the tapes have room for
+        // the calls that `reserve` was told, which the caller asks for before it has that many kept.
         unsafe { launch.launch(shape) }?;
         Ok(())
     }

@@ -1,6 +1,6 @@
 // A training step of a structured (`group-sum`) model for a batch of puzzles, forward and backward: what `segment.rs`, `block.rs` and `loss.rs`
-// compute, with matrix operands in bf16 and all sums in f32. This file says where everything lies; `products.cuh`, `block.cuh` and `step.cu`
-// follow it, one text for the compiler.
+// compute, with matrix operands in bf16 and all sums in f32. This file says where everything lies; `products.cuh`, `block.cuh`, `step.cu` and
+// `optimizer.cu` follow it, one text for the compiler.
 //
 // One block works on one puzzle (a slot); its carry stays in the slot's part of `work`. A kernel is a sequence of phases with a barrier
 // between them: `for (i = threadIdx.x; i < n; i += blockDim.x)`, or for matrix products `for (job = warp; job < jobs; job += warps)`, a tile of
@@ -127,6 +127,21 @@ enum {
     GRAD_HEAD = GRAD_EMBED + CLASSES * CP,
     GRAD_Q = GRAD_HEAD + HEAD * CP,
     GRADIENT = GRAD_Q + CP + 16,
+};
+
+// The memory of the device, the same for all kernels.
+struct Memory {
+    elem *weights;
+    float *floats;
+    const u32 *tables, *commands;
+    unsigned char *work, *tapes;
+    u64 tape_bytes; // of a slot
+    u32 *results;
+    float *gradients; // [slots][GRADIENT]
+    float *state;
+    const u32 *packing;
+    float *factors, *scratch, *measured;
+    const float *rates;
 };
 
 // Bytes: what the backward pass of a block needs, and of a module call.

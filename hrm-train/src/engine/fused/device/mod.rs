@@ -1,4 +1,5 @@
-//! Training steps on a device: the gradient of a batch, and inference, by the kernels of `step.cu`; everything else stays on the host.
+//! Training on a device: gradients, inference and the optimizer by the kernels of `step.cu` and `optimizer.cu`. The host hands out puzzles and starts, and
+//! reads outcomes and the length of the gradient.
 //!
 //! A [`Device`] is what runs the kernels. With feature `cuda` there is `Gpu`, an NVIDIA GPU; the tests have another: the same source compiled for
 //! the host.
@@ -7,19 +8,20 @@ use std::cell::RefCell;
 
 use anyhow::ensure;
 
-use super::layout::{Dims, Packed};
+use super::layout::Dims;
 use super::random::Stream;
-use crate::engine::{Depth, EngineOptions, Loss, RowOutcome};
+use crate::engine::{Depth, EngineOptions, Loss, OptimizerKind, RowOutcome, muon};
 
 #[cfg(feature = "cuda")]
 mod gpu;
+mod packing;
 mod program;
 
 #[cfg(feature = "cuda")]
 pub use gpu::{Gpu, compile};
 pub use program::{Operand, Program, SOURCE, THREADS};
 
-use program::{COMMAND_HEAD, RESULT_HEAD};
+use program::{COMMAND_HEAD, GRID, RESULT_HEAD};
 
 /// Bits of a command's action.
 const RUN: u32 = 1;
@@ -30,21 +32,77 @@ const STABLEMAX: u32 = 8;
 /// Memory of a device that the host writes or reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Buffer {
-    /// Operands of the products: [`Program::weight_bytes`].
-    Weights,
-    /// Other weights and factors: [`Program::float_len`] values.
-    Floats,
     /// [`Program::command_words`] words a slot.
     Commands,
     /// Carries and scratch memory: [`Program::work_bytes`] a slot.
     Work,
     /// [`Program::result_words`] words a slot.
     Results,
-    /// The gradient of a batch: [`Program::gradient_len`] values.
-    Sum,
+    /// Weights, their running mean, first and second moments, gradient, update: [`Program::len`] values each.
+    State,
+    /// [`RATES`] numbers of a step of the optimizer.
+    Rates,
+    /// The norm of the gradient.
+    Measured,
 }
 
-/// Something that runs the kernels of `step.cu`. Its memory for weights, commands and results is whatever the host last wrote.
+/// The kernels of `step.cu` and `optimizer.cu`.
+#[allow(missing_docs, reason = "the sources say what each does")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    Step,
+    Reduce,
+    Measure,
+    Moments,
+    Normalise,
+    Multiply,
+    Apply,
+    MeasureChannels,
+    Pack,
+}
+
+impl Kernel {
+    /// All, each at the place of its number.
+    pub const ALL: [Self; 9] = [
+        Self::Step,
+        Self::Reduce,
+        Self::Measure,
+        Self::Moments,
+        Self::Normalise,
+        Self::Multiply,
+        Self::Apply,
+        Self::MeasureChannels,
+        Self::Pack,
+    ];
+
+    /// Its name in the source.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Step => "step",
+            Self::Reduce => "reduce",
+            Self::Measure => "measure",
+            Self::Moments => "moments",
+            Self::Normalise => "normalise",
+            Self::Multiply => "multiply",
+            Self::Apply => "apply",
+            Self::MeasureChannels => "measure_channels",
+            Self::Pack => "pack",
+        }
+    }
+
+    /// Threads of a block.
+    #[must_use]
+    pub const fn threads(self) -> u32 {
+        match self {
+            Self::Step | Self::Measure | Self::Normalise => THREADS,
+            Self::MeasureChannels => 32,
+            Self::Reduce | Self::Moments | Self::Multiply | Self::Apply | Self::Pack => 256,
+        }
+    }
+}
+
+/// Something that runs the kernels. What is launched runs in order, and before what is read after it.
 pub trait Device {
     /// What it is, for reports.
     fn name(&self) -> String;
@@ -67,17 +125,11 @@ pub trait Device {
     /// The device fails.
     fn read(&mut self, buffer: Buffer, at: usize, bytes: &mut [u8]) -> anyhow::Result<()>;
 
-    /// Begins `step` for `slots` slots from `first` on.
+    /// Begins a kernel on so many blocks.
     ///
     /// # Errors
     /// The device fails.
-    fn step(&mut self, first: usize, slots: usize) -> anyhow::Result<()>;
-
-    /// Begins to add the gradients of the first `slots` slots.
-    ///
-    /// # Errors
-    /// The device fails.
-    fn reduce(&mut self, slots: usize) -> anyhow::Result<()>;
+    fn launch(&mut self, kernel: Kernel, blocks: usize, parameters: [u32; 3]) -> anyhow::Result<()>;
 }
 
 /// Makes a device for a program and this number of slots.
@@ -93,6 +145,16 @@ pub(super) struct Row<'a> {
     pub weight: f32,
 }
 
+/// Numbers of a step of the optimizer.
+pub const RATES: usize = 8;
+/// Blocks of a grid that share out a matrix.
+const MATRIX_BLOCKS: usize = 32;
+
+/// Vectors of [`Buffer::State`].
+const WEIGHTS: usize = 0;
+const MEAN: usize = 1;
+const GRADIENT: usize = 4;
+
 /// A device at work for an engine: its first `batch` slots hold the rows of the batch, as many others are for inference.
 pub(super) struct Accelerator {
     program: Program,
@@ -100,8 +162,17 @@ pub(super) struct Accelerator {
     batch: usize,
     /// Calls that the slots of the batch have room for.
     calls: usize,
-    /// Threads of this host, which has the optimizer.
-    pool: rayon::ThreadPool,
+}
+
+/// All that an engine trains.
+pub(super) struct Parameters {
+    pub weights: Vec<f32>,
+    /// Empty without a running mean.
+    pub mean: Vec<f32>,
+    pub m: Vec<f32>,
+    pub v: Vec<f32>,
+    /// Of the batch, `[batch][R][Cp]` each.
+    pub carry: [Vec<f32>; 2],
 }
 
 fn words(words: &[u32]) -> Vec<u8> {
@@ -119,41 +190,48 @@ fn read_floats(device: &mut dyn Device, buffer: Buffer, at: usize, len: usize) -
 }
 
 impl Accelerator {
-    pub fn new(program: Program, open: &Open, batch: usize, threads: usize) -> anyhow::Result<Self> {
-        let device = open(&program, 2 * batch)?;
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-        eprintln!("training steps on {}: {batch} puzzles at once", device.name());
-        Ok(Self { program, device: RefCell::new(device), batch, calls: 0, pool })
-    }
-
-    /// Threads of this host.
-    pub const fn pool(&self) -> &rayon::ThreadPool {
-        &self.pool
-    }
-
-    /// Both halves of the batch's carries, `[batch][R][Cp]` each.
-    pub fn carry(&self, d: &Dims) -> anyhow::Result<[Vec<f32>; 2]> {
-        let (state, mut out) = (d.r * d.cp, [Vec::new(), Vec::new()]);
-        for slot in 0..self.batch {
-            let both = read_floats(self.device.borrow_mut().as_mut(), Buffer::Work, slot * self.program.work_bytes, 2 * state)?;
-            out[0].extend(&both[..state]);
-            out[1].extend(&both[state..]);
-        }
-        Ok(out)
-    }
-
-    /// Puts carries of the batch there.
-    pub fn set_carry(&self, d: &Dims, h: &[f32], l: &[f32]) -> anyhow::Result<()> {
+    /// Opens the device and takes everything there.
+    pub fn new(program: Program, open: &Open, d: &Dims, [weights, mean, m, v]: [&[f32]; 4], carry: [&[f32]; 2]) -> anyhow::Result<Self> {
         let state = d.r * d.cp;
-        for (slot, (h, l)) in h.chunks_exact(state).zip(l.chunks_exact(state)).enumerate() {
-            self.device.borrow_mut().write(Buffer::Work, slot * self.program.work_bytes, &floats(&[h, l].concat()))?;
+        let batch = carry[0].len() / state;
+        let mut device = open(&program, 2 * batch)?;
+        eprintln!("training steps on {}: {batch} puzzles at once", device.name());
+        for (i, values) in [weights, mean, m, v].into_iter().enumerate() {
+            device.write(Buffer::State, 4 * i * program.len, &floats(values))?;
         }
-        Ok(())
+        for (slot, (h, l)) in carry[0].chunks_exact(state).zip(carry[1].chunks_exact(state)).enumerate() {
+            device.write(Buffer::Work, slot * program.work_bytes, &floats(&[h, l].concat()))?;
+        }
+        let accelerator = Self { program, device: RefCell::new(device), batch, calls: 0 };
+        accelerator.pack(accelerator.device.borrow_mut().as_mut(), WEIGHTS)?;
+        Ok(accelerator)
     }
 
-    fn load(&self, device: &mut dyn Device, d: &Dims, packed: &Packed, init: &[Vec<f32>; 2]) -> anyhow::Result<()> {
-        device.write(Buffer::Weights, 0, &self.program.weights(d, packed))?;
-        device.write(Buffer::Floats, 0, &floats(&self.program.floats(d, packed, init)))
+    /// All that is trained, as it is now.
+    pub fn parameters(&self, d: &Dims, mean: bool) -> anyhow::Result<Parameters> {
+        let mut device = self.device.borrow_mut();
+        let device = device.as_mut();
+        let (state, len) = (d.r * d.cp, self.program.len);
+        let mut carry = [Vec::new(), Vec::new()];
+        for slot in 0..self.batch {
+            let both = read_floats(device, Buffer::Work, slot * self.program.work_bytes, 2 * state)?;
+            carry[0].extend(&both[..state]);
+            carry[1].extend(&both[state..]);
+        }
+        let mut vector = |i: usize| read_floats(device, Buffer::State, 4 * i * len, len);
+        Ok(Parameters {
+            weights: vector(WEIGHTS)?,
+            mean: if mean { vector(MEAN)? } else { Vec::new() },
+            m: vector(2)?,
+            v: vector(3)?,
+            carry,
+        })
+    }
+
+    /// Makes the products' operands of a vector of the state.
+    fn pack(&self, device: &mut dyn Device, vector: usize) -> anyhow::Result<()> {
+        device.launch(Kernel::MeasureChannels, self.program.channels, [vector as u32, 0, 0])?;
+        device.launch(Kernel::Pack, GRID, [vector as u32, 0, 0])
     }
 
     fn command(&self, action: u32, depth: Depth, head: [u32; COMMAND_HEAD - 3], tokens: [&[u8]; 2]) -> Vec<u32> {
@@ -168,15 +246,9 @@ impl Accelerator {
         command
     }
 
-    /// Outcomes of the rows, and the padded gradient of the batch. `kept`: calls at the end of the segment that carry gradient.
-    pub fn gradient(
-        &mut self,
-        d: &Dims,
-        (packed, init): (&Packed, &[Vec<f32>; 2]),
-        opts: &EngineOptions,
-        (depth, kept): (Depth, usize),
-        rows: &[Row<'_>],
-    ) -> anyhow::Result<(Vec<RowOutcome>, Vec<f32>)> {
+    /// Computes the gradient of the batch, which stays on the device; outcomes of the rows. `kept`: calls at the end of the segment that carry
+    /// gradient.
+    pub fn gradient(&mut self, opts: &EngineOptions, (depth, kept): (Depth, usize), rows: &[Row<'_>]) -> anyhow::Result<Vec<RowOutcome>> {
         ensure!(rows.len() == self.batch, "{} rows, the device was made for {}", rows.len(), self.batch);
         let mut device = self.device.borrow_mut();
         let device = device.as_mut();
@@ -184,7 +256,6 @@ impl Accelerator {
             device.reserve(self.batch, kept)?;
             self.calls = kept;
         }
-        self.load(device, d, packed, init)?;
         let stablemax = if opts.loss == Loss::Stablemax { STABLEMAX } else { 0 };
         let commands: Vec<u32> = rows
             .iter()
@@ -208,15 +279,61 @@ impl Accelerator {
             })
             .collect();
         device.write(Buffer::Commands, 0, &words(&commands))?;
-        device.step(0, self.batch)?;
-        device.reduce(self.batch)?;
+        device.launch(Kernel::Step, self.batch, [0; 3])?;
+        device.launch(Kernel::Reduce, GRID, [self.batch as u32, 0, 0])?;
         let results = self.results(device, 0, self.batch)?;
         let outcomes = results.chunks_exact(self.program.result_words).map(|r| {
             let q_halt = f32::from_bits(r[1]);
             RowOutcome { loss: f32::from_bits(r[0]), q_halt, halt: q_halt > 0.0, cells: r[2] as u16, exact: r[3] != 0 }
         });
-        let outcomes = outcomes.collect();
-        Ok((outcomes, read_floats(device, Buffer::Sum, 0, self.program.gradient_len)?))
+        Ok(outcomes.collect())
+    }
+
+    /// The gradient that was computed last.
+    pub fn read_gradient(&self) -> anyhow::Result<Vec<f32>> {
+        let len = self.program.len;
+        read_floats(self.device.borrow_mut().as_mut(), Buffer::State, 4 * GRADIENT * len, len)
+    }
+
+    /// Puts another in its place: the sum over several ranks.
+    pub fn write_gradient(&self, gradient: &[f32]) -> anyhow::Result<()> {
+        self.device.borrow_mut().write(Buffer::State, 4 * GRADIENT * self.program.len, &floats(gradient))
+    }
+
+    /// The length of the gradient; not finite if an element is not.
+    pub fn norm(&self) -> anyhow::Result<f32> {
+        let mut device = self.device.borrow_mut();
+        device.launch(Kernel::Measure, 1, [0; 3])?;
+        Ok(read_floats(device.as_mut(), Buffer::Measured, 0, 1)?[0])
+    }
+
+    /// Step number `number` of the optimizer along the gradient, which is `norm` long, as `Optimizer::step` makes it; then the running mean.
+    pub fn step(&self, opts: &EngineOptions, number: u64, norm: f32, lr: f64) -> anyhow::Result<()> {
+        let mut device = self.device.borrow_mut();
+        let device = device.as_mut();
+        let (b1, b2) = opts.betas;
+        let root2 = (1.0 - b2.powf(number as f64)).sqrt();
+        let shrink = if opts.clip > 0.0 && f64::from(norm) > opts.clip { opts.clip / f64::from(norm) } else { 1.0 };
+        let rate = lr / (1.0 - b1.powf(number as f64));
+        let rates = [shrink, b1, b2, 1.0 / root2, rate, lr, 1.0 - lr * opts.weight_decay, opts.ema].map(|r| r as f32);
+        device.write(Buffer::Rates, 0, &floats(&rates))?;
+        let kind = match opts.optimizer {
+            OptimizerKind::AdamAtan2 => 0,
+            OptimizerKind::AdamW => 1,
+            OptimizerKind::Muon => 2,
+        };
+        device.launch(Kernel::Moments, GRID, [kind, 0, 0])?;
+        let (matrices, blocks) = (self.program.matrices, MATRIX_BLOCKS as u32);
+        if matrices > 0 {
+            device.launch(Kernel::Normalise, matrices, [0; 3])?;
+            for turn in 0..muon::STEPS as u32 {
+                for product in 0..3 {
+                    device.launch(Kernel::Multiply, matrices * MATRIX_BLOCKS, [product, turn, blocks])?;
+                }
+            }
+            device.launch(Kernel::Apply, matrices * MATRIX_BLOCKS, [muon::STEPS as u32, blocks, 0])?;
+        }
+        self.pack(device, WEIGHTS)
     }
 
     fn results(&self, device: &mut dyn Device, first: usize, slots: usize) -> anyhow::Result<Vec<u32>> {
@@ -225,18 +342,21 @@ impl Accelerator {
         Ok(bytes.as_chunks().0.iter().map(|&b| u32::from_le_bytes(b)).collect())
     }
 
-    /// Runs puzzles for `segments` segments from fresh starts: answers `[n][segments][S]` and halt logits `[n][segments]`.
+    /// Runs puzzles for `segments` segments from fresh starts, with the running mean if there is one: answers `[n][segments][S]` and halt logits
+    /// `[n][segments]`.
     pub fn infer(
         &self,
         d: &Dims,
-        (packed, init): (&Packed, &[Vec<f32>; 2]),
+        mean: bool,
         inputs: &[u8],
         segments: usize,
         start: impl Fn(u64) -> Stream,
     ) -> anyhow::Result<(Vec<u8>, Vec<f32>)> {
         let mut device = self.device.borrow_mut();
         let device = device.as_mut();
-        self.load(device, d, packed, init)?;
+        if mean {
+            self.pack(device, MEAN)?;
+        }
         let n = inputs.len() / d.s;
         let (mut tokens, mut halts) = (vec![0u8; n * segments * d.s], vec![0.0f32; n * segments]);
         let depth = Depth::of(&d.spec.config);
@@ -251,7 +371,7 @@ impl Accelerator {
                     })
                     .collect();
                 device.write(Buffer::Commands, 4 * self.batch * self.program.command_words, &words(&commands))?;
-                device.step(self.batch, count)?;
+                device.launch(Kernel::Step, count, [self.batch as u32, 0, 0])?;
                 let results = self.results(device, self.batch, count)?;
                 for (b, result) in (first..).zip(results.chunks_exact(self.program.result_words)) {
                     let at = b * segments + segment;
@@ -260,6 +380,9 @@ impl Accelerator {
                     tokens[at * d.s..(at + 1) * d.s].copy_from_slice(&answer[..d.s]);
                 }
             }
+        }
+        if mean {
+            self.pack(device, WEIGHTS)?;
         }
         Ok((tokens, halts))
     }

@@ -16,6 +16,8 @@ __device__ inline float real(u32 bits) { return __uint_as_float(bits); }
 // acc += a b^T for 16 rows of a and 8 * TILES rows of b, over k < length. `a(row, k)` and `b(row, k)` give the pairs at k and k + 1.
 template <int TILES, class A, class B> __device__ inline void product(float (*acc)[4], int length, A a, B b) {
     int g = lane_row(), t = lane_pair();
+    // More at once would need more registers than a thread has.
+#pragma unroll 2
     for (int k = 0; k < length; k += 16) {
         pair left[4] = {a(g, k + t), a(g + 8, k + t), a(g, k + t + 8), a(g + 8, k + t + 8)};
         for (int n = 0; n < TILES; n++) mma(acc[n], left, b(8 * n + g, k + t), b(8 * n + g, k + t + 8));

@@ -148,14 +148,13 @@ __device__ inline void add(float *to, const float *from) {
 
 // Block `b` of the grid works on slot `first + b`: a segment (or several, as cycles of one) as its command says; with LEARN also the loss and the
 // gradient of what is on the tapes, `kept` calls of which the slot has room for.
-extern "C" __global__ void __launch_bounds__(HRM_THREADS, 1)
-    step(const elem *weights, const float *floats, const u32 *tables, const u32 *commands, unsigned char *work, unsigned char *tapes, u64 tape_bytes,
-         u32 *results, float *gradients, u32 first) {
+extern "C" __global__ void __launch_bounds__(HRM_THREADS, 1) step(Memory m, u32 first, u32, u32) {
     u64 slot = first + blockIdx.x;
-    u32 *result = results + slot * RESULT;
-    Slot s = {weights, floats, tables, commands + slot * COMMAND, work + slot * WORK, gradients + slot * GRADIENT};
+    const float *floats = m.floats;
+    u32 *result = m.results + slot * RESULT;
+    Slot s = {m.weights, floats, m.tables, m.commands + slot * COMMAND, m.work + slot * WORK, m.gradients + slot * GRADIENT};
     if (!(s.command[ACTION] & RUN)) return;
-    unsigned char *tape = tapes + slot * tape_bytes;
+    unsigned char *tape = m.tapes + slot * m.tape_bytes;
     bool learn = s.command[ACTION] & LEARN;
     int cycle = s.command[L_CYCLES] + 1, calls = s.command[H_CYCLES] * cycle, first_kept = learn ? calls - (int)s.command[KEPT] : calls;
     float *h = s.f(W_H), *l = s.f(W_L);
@@ -194,13 +193,4 @@ extern "C" __global__ void __launch_bounds__(HRM_THREADS, 1)
         if (!updates_h)
             column_sums<CLASSES>(s, s.gradient + GRAD_EMBED, [&](int row, int k, int c) { return class_of(s, row) == k ? d[row * CP + c] : 0.0f; });
     }
-}
-
-// The sum of the gradients of the first `slots` slots, in their order.
-extern "C" __global__ void reduce(const float *gradients, u32 slots, float *sum) {
-    u32 i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= GRADIENT) return;
-    double total = 0;
-    for (u32 slot = 0; slot < slots; slot++) total += gradients[(u64)slot * GRADIENT + i];
-    sum[i] = (float)total;
 }
