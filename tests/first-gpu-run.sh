@@ -1,5 +1,5 @@
 #!/bin/sh
-# The first run of the CUDA kernels on a GPU: are they the core, and how fast are they?
+# The first run of the CUDA kernels on a GPU: are they the core, do they train as the CPU does, and how fast are they?
 #
 #     tests/first-gpu-run.sh                      in the root of the repository, on a machine with an NVIDIA GPU
 #     PUZZLES=FILE.csv N=10000 tests/first-gpu-run.sh    with other puzzles, or more of them
@@ -48,3 +48,15 @@ compare() {
 compare passes --segments 16
 # The default guesses: answers, segments, guesses and the state hash after the last segment of every puzzle.
 compare guesses --guesses 64 --segments 32 --puzzles "$OUT/states.jsonl"
+
+# Training: how many sample-segments a second, and which part of the device's arithmetic (its last line), beside this machine's CPU.
+for device in cpu "$DEVICE"; do
+    dtype=bf16 steps=${STEPS:-200}
+    if [ "$device" = cpu ]; then dtype=f32 steps=$((steps / 20 + 1)); fi
+    echo "== training, $device"
+    rm -rf "$OUT/train"
+    "$train" train configs/sudoku-9x9.toml --out "$OUT/train" --set train.device="$device" --set train.dtype=$dtype --set train.steps=$steps \
+        --set train.warmup=5 --set train.batch=128 --set train.log_every=$steps --set model.intersections=true --set eval.every=0 --set data.holdout=100 \
+        --set 'data.train=[]' --set 'data.meta=[]' --set 'data.exclude_meta=[]' --set 'data.generate={n=2000,seed=1}' 2>&1 | tail -4
+    cat "$OUT/train/metrics.jsonl"
+done

@@ -222,8 +222,13 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions, group: &Rc<
         run.seconds = progress.seconds();
         progress.step(run.step, lr);
         if run.step.is_multiple_of(t.log_every) || last {
+            // Model FLOPs utilisation (PaLM, arXiv 2204.02311, appendix B).
+            let mfu = engine.arithmetic().map(|(work, peak)| work * progress.rate() / peak);
             if let Some(metrics) = &mut metrics {
-                metrics.write(&run.window.record(run.step, lr, tokens, run.seconds, progress.rate()))?;
+                metrics.write(&run.window.record(run.step, lr, tokens, run.seconds, progress.rate(), mfu))?;
+            }
+            if let Some(mfu) = mfu.filter(|_| last) {
+                progress.say(&format!("{:.0} sample-segments/s, {:.1} % of the device's arithmetic (MFU)", progress.rate(), 100.0 * mfu));
             }
             run.window = Window::default();
         }

@@ -270,7 +270,11 @@ fn nvrtc_and_ptxas_accept_the_source() {
             assert!(output.status.success(), "{text}");
             let told: Vec<&str> = text.lines().filter(|l| l.contains("Used ") || l.contains("spill")).map(str::trim).collect();
             println!("{name}, sm_{major}{minor}: {told:#?}");
-            assert_eq!(told.iter().filter(|l| l.contains("0 bytes spill stores, 0 bytes spill loads")).count(), Kernel::ALL.len(), "{text}");
+            assert_eq!(
+                told.iter().filter(|l| l.contains("0 bytes spill stores, 0 bytes spill loads")).count(),
+                Kernel::ALL.len(),
+                "{text}"
+            );
         }
     }
 }

@@ -291,6 +291,12 @@ pub trait Engine {
     /// Carries that do not fit, library failures.
     fn read(&mut self, carry: &Carry) -> anyhow::Result<Reading>;
 
+    /// Floating-point operations that training takes for each sample-segment, by the last step, and how many the device can do in a second; `None`
+    /// where that is not known.
+    fn arithmetic(&self) -> Option<(f64, f64)> {
+        None
+    }
+
     /// From now on rounds as the integer network of `plan` does, in training (straight-through gradient) and in inference.
     ///
     /// # Errors

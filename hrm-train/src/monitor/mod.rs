@@ -64,14 +64,18 @@ impl Window {
         (self.halted > 0).then(|| (self.halted_exact as f64 / n, self.halted_steps as f64 / n))
     }
 
-    /// A record of `metrics.jsonl`.
+    /// A record of `metrics.jsonl`. `mfu`: used part of what the device can compute, if that is known.
     #[must_use]
-    pub fn record(&self, step: u64, lr: f64, tokens: usize, seconds: f64, rate: f64) -> Value {
-        json!({
+    pub fn record(&self, step: u64, lr: f64, tokens: usize, seconds: f64, rate: f64, mfu: Option<f64>) -> Value {
+        let mut record = json!({
             "kind": "train", "step": step, "seconds": seconds, "lr": lr, "sample_segments": self.segments, "loss": self.loss(),
             "cells": self.cell_accuracy(tokens), "halted": self.halted, "exact_at_halt": self.at_halt().map(|h| h.0),
             "segments_at_halt": self.at_halt().map(|h| h.1), "sample_segments_per_second": rate,
-        })
+        });
+        if let Some(mfu) = mfu {
+            record["mfu"] = mfu.into();
+        }
+        record
     }
 }
 

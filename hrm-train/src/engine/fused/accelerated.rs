@@ -2,11 +2,11 @@
 
 use anyhow::ensure;
 
+use super::FusedEngine;
 use super::device::{Accelerator, Open, Operand, Parameters, Program, Row};
 use super::layout::Packed;
 use super::segment::calls_with_gradient;
 use super::train::Numbers;
-use super::FusedEngine;
 use crate::engine::{Course, RowOutcome};
 use crate::parallel::Values;
 
@@ -107,7 +107,7 @@ impl FusedEngine {
             })
             .collect();
         let Some(accelerator) = &mut self.accelerator else { anyhow::bail!("the device is not open") };
-        let outcomes = accelerator.gradient(&self.opts, (depth, calls_with_gradient(depth, self.opts.gradient)), &rows)?;
+        let outcomes = accelerator.gradient(&self.d, &self.opts, (depth, calls_with_gradient(depth, self.opts.gradient)), &rows)?;
         if self.group.world() > 1 {
             let mut gradient = accelerator.read_gradient()?;
             self.group.sum(Values::Host(&mut gradient))?;

@@ -10,7 +10,7 @@ use super::loss::{self, Target};
 use super::random::{Purpose, Stream};
 use super::rounding::BlockSteps;
 use super::segment::{Carry, Net, Workspace};
-use super::{CHUNK, FusedEngine, fresh, optim, simd};
+use super::{Accelerator, CHUNK, FusedEngine, fresh, optim, simd};
 use crate::engine::{Carry as OwnedCarry, Course, Depth, Engine, Reading, RowOutcome, StartOf, Tensors, no_identifiers};
 use crate::parallel::{Group, Values, checksum};
 use crate::quantize::plan::ModelPlan;
@@ -68,13 +68,7 @@ impl FusedEngine {
     }
 
     /// Checks a batch and numbers its starts and its noise.
-    pub(super) fn begin_step(
-        &mut self,
-        inputs: &[u8],
-        labels: &[u8],
-        reset: &[bool],
-        course: &Course<'_>,
-    ) -> anyhow::Result<Numbers> {
+    pub(super) fn begin_step(&mut self, inputs: &[u8], labels: &[u8], reset: &[bool], course: &Course<'_>) -> anyhow::Result<Numbers> {
         let batch = self.opts.batch;
         for (what, found, expected) in
             [("inputs", inputs.len(), batch * self.d.s), ("labels", labels.len(), batch * self.d.s), ("reset", reset.len(), batch)]
@@ -149,7 +143,12 @@ impl FusedEngine {
     pub(super) fn check_outcomes(&self, outcomes: &[RowOutcome]) -> anyhow::Result<()> {
         match outcomes.iter().position(|o| !o.loss.is_finite() || !o.q_halt.is_finite()) {
             Some(b) => {
-                bail!("the loss of batch row {b} is {}, its halt logit {}, in segment {}", outcomes[b].loss, outcomes[b].q_halt, self.segments)
+                bail!(
+                    "the loss of batch row {b} is {}, its halt logit {}, in segment {}",
+                    outcomes[b].loss,
+                    outcomes[b].q_halt,
+                    self.segments
+                )
             }
             None => Ok(()),
         }
@@ -249,6 +248,10 @@ impl Engine for FusedEngine {
     fn read(&mut self, carry: &OwnedCarry) -> anyhow::Result<Reading> {
         self.leave_device()?;
         self.advance_or_read(None, &mut carry.clone())
+    }
+
+    fn arithmetic(&self) -> Option<(f64, f64)> {
+        self.accelerator.as_ref().and_then(Accelerator::arithmetic)
     }
 
     fn round_as(&mut self, plan: &ModelPlan) -> anyhow::Result<()> {

@@ -171,18 +171,17 @@ impl Net {
         let Depth { h_cycles, l_cycles } = depth;
         let h_module = w.modules.len() - 1;
         let mut z = carry.detach()?;
-        for h in 0..h_cycles {
-            for l in 0..l_cycles {
-                let recorded = match gradient {
-                    None => false,
-                    Some(Gradient::OneStep) => h + 1 == h_cycles && l + 1 == l_cycles,
-                    Some(Gradient::LastRecursion) => h + 1 == h_cycles,
-                    Some(Gradient::Segment) => true,
-                };
-                z.l = recording(recorded, || self.module(w, 0, &z.l, &z.h.f_add(x)?))?;
+        let carries = |last_cycle: bool, last_call: bool| match gradient {
+            None => false,
+            Some(Gradient::OneStep) => last_cycle && last_call,
+            Some(Gradient::LastRecursion) => last_cycle,
+            Some(Gradient::Segment) => true,
+        };
+        for h in 1..=h_cycles {
+            for l in 1..=l_cycles {
+                z.l = recording(carries(h == h_cycles, l == l_cycles), || self.module(w, 0, &z.l, &z.h.f_add(x)?))?;
             }
-            let recorded = gradient == Some(Gradient::Segment) || gradient.is_some() && h + 1 == h_cycles;
-            z.h = recording(recorded, || self.module(w, h_module, &z.h, &z.l))?;
+            z.h = recording(carries(h == h_cycles, true), || self.module(w, h_module, &z.h, &z.l))?;
         }
         Ok(z)
     }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
-use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, DevicePtr as _, DeviceRepr, LaunchConfig, PushKernelArg as _};
+use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
+use cudarc::driver::{CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr as _, DeviceRepr, LaunchConfig, PushKernelArg as _};
 use cudarc::nvrtc::Ptx;
 
 use super::program::Operand;
@@ -60,6 +61,20 @@ pub struct Gpu {
     _others: Vec<CudaSlice<u8>>,
     slots: usize,
     call_bytes: usize,
+    peak: Option<f64>,
+}
+
+/// bf16 operations of all tensor cores in a second at the highest clock (CUDA C++ Programming Guide and the white papers of A100 and H100: 2,048 and
+/// 4,096 a multiprocessor and clock; other capabilities have fewer, which are not listed here).
+fn peak(context: &CudaContext, capability: (i32, i32)) -> anyhow::Result<Option<f64>> {
+    let each = match capability {
+        (8, 0) => 2048.0,
+        (9, 0) => 4096.0,
+        _ => return Ok(None),
+    };
+    let processors = context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+    let kilohertz = context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?;
+    Ok(Some(each * f64::from(processors) * f64::from(kilohertz) * 1e3))
 }
 
 impl Gpu {
@@ -105,6 +120,7 @@ impl Gpu {
             _others: others,
             slots,
             call_bytes: program.call_bytes,
+            peak: peak(&context, capability).with_context(of("clock"))?,
             stream: Arc::clone(&stream),
         };
         let at = |slice: &CudaSlice<u8>| slice.device_ptr(&stream).0;
@@ -144,6 +160,10 @@ impl Gpu {
 impl Device for Gpu {
     fn name(&self) -> String {
         self.name.clone()
+    }
+
+    fn peak(&self) -> Option<f64> {
+        self.peak
     }
 
     fn reserve(&mut self, slots: usize, calls: usize) -> anyhow::Result<()> {

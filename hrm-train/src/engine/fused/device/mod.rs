@@ -107,6 +107,11 @@ pub trait Device {
     /// What it is, for reports.
     fn name(&self) -> String;
 
+    /// bf16 operations a second at most, a multiplication and an addition counted as two; `None` if that is not known.
+    fn peak(&self) -> Option<f64> {
+        None
+    }
+
     /// Gives the first `slots` slots room for the backward pass of `calls` module calls.
     ///
     /// # Errors
@@ -162,6 +167,8 @@ pub(super) struct Accelerator {
     batch: usize,
     /// Calls that the slots of the batch have room for.
     calls: usize,
+    /// Operations a sample-segment of the last step.
+    work: f64,
 }
 
 /// All that an engine trains.
@@ -173,6 +180,16 @@ pub(super) struct Parameters {
     pub v: Vec<f32>,
     /// Of the batch, `[batch][R][Cp]` each.
     pub carry: [Vec<f32>; 2],
+}
+
+/// Operations of a sample-segment: the products of every call, and those of the backward pass, twice as many, of the kept ones. Longer segments count as
+/// several.
+fn work(d: &Dims, depth: Depth, kept: usize) -> f64 {
+    let products = (d.r + d.groups()) * 2 * d.i * d.c + d.r * d.i * d.c;
+    let layers = d.blocks.len() as f64 / d.layers.len() as f64;
+    let calls = usize::from(depth.h_cycles) * (usize::from(depth.l_cycles) + 1);
+    let segments = f64::from(depth.h_cycles) / f64::from(d.spec.config.h_cycles);
+    2.0 * products as f64 * layers * (calls + 2 * kept) as f64 / segments.max(1.0)
 }
 
 fn words(words: &[u32]) -> Vec<u8> {
@@ -202,7 +219,7 @@ impl Accelerator {
         for (slot, (h, l)) in carry[0].chunks_exact(state).zip(carry[1].chunks_exact(state)).enumerate() {
             device.write(Buffer::Work, slot * program.work_bytes, &floats(&[h, l].concat()))?;
         }
-        let accelerator = Self { program, device: RefCell::new(device), batch, calls: 0 };
+        let accelerator = Self { program, device: RefCell::new(device), batch, calls: 0, work: 0.0 };
         accelerator.pack(accelerator.device.borrow_mut().as_mut(), WEIGHTS)?;
         Ok(accelerator)
     }
@@ -246,9 +263,21 @@ impl Accelerator {
         command
     }
 
+    /// Operations a sample-segment of the last training step, and operations a second at most.
+    pub fn arithmetic(&self) -> Option<(f64, f64)> {
+        Some((self.work, self.device.borrow().peak()?))
+    }
+
     /// Computes the gradient of the batch, which stays on the device; outcomes of the rows. `kept`: calls at the end of the segment that carry
     /// gradient.
-    pub fn gradient(&mut self, opts: &EngineOptions, (depth, kept): (Depth, usize), rows: &[Row<'_>]) -> anyhow::Result<Vec<RowOutcome>> {
+    pub fn gradient(
+        &mut self,
+        d: &Dims,
+        opts: &EngineOptions,
+        (depth, kept): (Depth, usize),
+        rows: &[Row<'_>],
+    ) -> anyhow::Result<Vec<RowOutcome>> {
+        self.work = work(d, depth, kept);
         ensure!(rows.len() == self.batch, "{} rows, the device was made for {}", rows.len(), self.batch);
         let mut device = self.device.borrow_mut();
         let device = device.as_mut();

@@ -11,14 +11,13 @@ use crate::engine::fused::rounding::BlockSteps;
 use crate::engine::muon;
 
 /// Text of the kernels.
-pub const SOURCE: &str =
-    concat!(
-        include_str!("layout.cuh"),
-        include_str!("products.cuh"),
-        include_str!("block.cuh"),
-        include_str!("step.cu"),
-        include_str!("optimizer.cu")
-    );
+pub const SOURCE: &str = concat!(
+    include_str!("layout.cuh"),
+    include_str!("products.cuh"),
+    include_str!("block.cuh"),
+    include_str!("step.cu"),
+    include_str!("optimizer.cu")
+);
 
 /// Blocks of a kernel whose threads share out what there is.
 pub(super) const GRID: usize = 256;
