@@ -151,7 +151,7 @@ kernel! {
 unsafe fn gather_body<V: Vector>(out: &mut [f32], width: usize, ids: &[u32], g: usize, table: &[f32], keep: bool) {
     for (row, ids) in out.chunks_exact_mut(width).zip(ids.chunks_exact(g)) {
         let o = row.as_mut_ptr();
-        // SAFETY: i + LANES <= width, the length of `row` and of every slice of `table`.
+        // SAFETY: i + LANES <= width, the length of `row` and of every slice of `table`; i + 2 LANES too where it is `wide`.
         unsafe {
             if let [a, b, c, d] = *ids {
                 let at = |id: u32| table[id as usize * width..][..width].as_ptr();
@@ -163,11 +163,24 @@ unsafe fn gather_body<V: Vector>(out: &mut [f32], width: usize, ids: &[u32], g: 
                     if keep { V::load(o.add(i)).add(sum) } else { sum }.store(o.add(i));
                 }
             } else {
-                for (j, &id) in ids.iter().enumerate() {
-                    let t = table[id as usize * width..][..width].as_ptr();
-                    for i in (0..width).step_by(LANES) {
-                        let t = V::load(t.add(i));
-                        if keep || j > 0 { V::load(o.add(i)).add(t) } else { t }.store(o.add(i));
+                // Two vectors at a time stay in registers over all groups.
+                for i in (0..width).step_by(2 * LANES) {
+                    let wide = i + LANES < width;
+                    let (mut low, mut high) = (V::splat(0.0), V::splat(0.0));
+                    if keep {
+                        low = V::load(o.add(i));
+                        high = if wide { V::load(o.add(i + LANES)) } else { high };
+                    }
+                    for &id in ids {
+                        let t = table[id as usize * width..][..width].as_ptr();
+                        low = low.add(V::load(t.add(i)));
+                        if wide {
+                            high = high.add(V::load(t.add(i + LANES)));
+                        }
+                    }
+                    low.store(o.add(i));
+                    if wide {
+                        high.store(o.add(i + LANES));
                     }
                 }
             }
