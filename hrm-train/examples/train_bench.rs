@@ -1,7 +1,9 @@
 //! The fused engine's side of `tests/bench/train.py`: the 9x9 model with one H cycle and AdamW, as that script has it.
 //!
-//! `train_bench export FILE`: fresh weights, a batch of puzzles, its carry before and after a segment, and what the heads read then, as safetensors.
-//! `train_bench time THREADS STEPS`: sample-segments a second of training.
+//! Both with `BATCH` puzzles at once, and `time` on `DEVICE`, `cpu` or `cuda:N` (feature `cuda`).
+//!
+//! `train_bench export FILE BATCH`: fresh weights, a batch of puzzles, its carry before and after a segment, and what the heads read then, as safetensors.
+//! `train_bench time THREADS STEPS BATCH DEVICE`: sample-segments a second of training.
 
 use std::path::Path;
 use std::time::Instant;
@@ -16,15 +18,24 @@ fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match *words.as_slice() {
-        ["export", file] => run(1, |engine, inputs, labels| export(engine, inputs, labels, Path::new(file))),
-        ["time", threads, steps] => run(threads.parse()?, |engine, inputs, labels| time(engine, inputs, labels, steps.parse()?)),
-        _ => bail!("expected `export FILE` or `time THREADS STEPS`"),
+        ["export", file, batch] => run(1, batch, "cpu", |engine, inputs, labels| export(engine, inputs, labels, Path::new(file))),
+        ["time", threads, steps, batch, device] => {
+            run(threads.parse()?, batch, device, |engine, inputs, labels| time(engine, inputs, labels, steps.parse()?))
+        }
+        _ => bail!("expected `export FILE BATCH` or `time THREADS STEPS BATCH DEVICE`"),
     }
 }
 
-fn run(threads: usize, work: impl FnOnce(&mut FusedEngine, &[u8], &[u8]) -> anyhow::Result<()>) -> anyhow::Result<()> {
+fn run(
+    threads: usize,
+    batch: &str,
+    device: &str,
+    work: impl FnOnce(&mut FusedEngine, &[u8], &[u8]) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     // PyTorch has AdamW fused, and no Muon. Noise on the carry is left out on both sides.
+    let batch = format!("train.batch={batch}");
     let overrides = [
+        batch.as_str(),
         "model.h_cycles=1",
         "train.optimizer=adam-w",
         "train.lr=1e-3",
@@ -40,7 +51,8 @@ fn run(threads: usize, work: impl FnOnce(&mut FusedEngine, &[u8], &[u8]) -> anyh
     let solution = |b: usize, t: usize| (2 + ((t / 9) * 3 + t / 27 + t % 9 + b) % 9) as u8;
     let labels: Vec<u8> = (0..options.batch * 81).map(|i| solution(i / 81, i % 81)).collect();
     let inputs: Vec<u8> = labels.iter().enumerate().map(|(i, &l)| if i * 7 % 10 < 4 { l } else { 1 }).collect();
-    work(&mut FusedEngine::new(&config.spec()?, &options)?, &inputs, &labels)
+    let engine = FusedEngine::new(&config.spec()?, &options)?;
+    work(&mut if device == "cpu" { engine } else { engine.on_gpu(device)? }, &inputs, &labels)
 }
 
 fn export(engine: &mut FusedEngine, inputs: &[u8], labels: &[u8], file: &Path) -> anyhow::Result<()> {

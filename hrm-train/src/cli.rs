@@ -144,7 +144,7 @@ struct Eval {
     /// fused or torch.
     #[arg(long, value_enum, default_value_t = Engine::Fused)]
     engine: Engine,
-    /// cpu or cuda:N: device of the torch engine, and of an int8 model that is scored without --reference (structured cells, feature cuda).
+    /// cpu or cuda:N: device of a float model, and of an int8 model that is scored without --reference (structured cells, feature cuda).
     #[arg(long, default_value = "cpu")]
     device: String,
     /// Solve with up to so many guesses a puzzle of up to --segments segments each, as `hrm solve` does, instead of scoring by segment.

@@ -1,6 +1,6 @@
-"""Training of the 9x9 model on this CPU: the fused engine beside eager PyTorch, in one run, in turns; prints a table in Markdown.
+"""Training of the 9x9 model: the fused engine beside PyTorch on one device, in one run, in turns; prints a table in Markdown.
 
-Usage: train.py EXPORT BINARY [THREADS [STEPS [TURNS]]]   (tests/bench/train.sh calls it)
+Usage: train.py DEVICE EXPORT BINARY [THREADS [STEPS [TURNS]]]   (tests/bench/train.sh calls it)
 
 EXPORT is what `train_bench export` wrote. The network below is compared with it before anything is timed.
 """
@@ -18,8 +18,8 @@ GROUPS, SIDE = 9, 9
 LR, BETAS, DECAY, EMA, CLIP, Q_WEIGHT = 1e-3, (0.9, 0.95), 0.3, 0.999, 1.0, 0.1
 
 
-def groupings():
-    cell = torch.arange(SIDE * SIDE)
+def groupings(device):
+    cell = torch.arange(SIDE * SIDE, device=device)
     row, col = cell // SIDE, cell % SIDE
     return [row, col, row // 3 * 3 + col // 3]
 
@@ -59,7 +59,7 @@ class Network(torch.nn.Module):
         self.q = torch.nn.Parameter(tensors["q.weight"])
         self.q_bias = torch.nn.Parameter(tensors["q.bias"])
         self.cycles = (h_cycles, l_cycles)
-        members = [F.one_hot(ids, GROUPS).float() for ids in groupings()]
+        members = [F.one_hot(ids, GROUPS).float() for ids in groupings(self.embed.device)]
         self.sums = [(m.t().contiguous() / GROUPS**0.5, m.contiguous()) for m in members]
 
     def module(self, x):
@@ -69,7 +69,7 @@ class Network(torch.nn.Module):
 
     def forward(self, tokens, h, l):
         """One segment; all of the one H cycle carries gradient, which is the last recursion."""
-        fields = torch.arange(SIDE) + 2
+        fields = torch.arange(SIDE, device=tokens.device) + 2
         kind = 2 * (tokens >= 2).long().unsqueeze(-1) - (tokens.unsqueeze(-1) == fields).long()
         x = F.embedding(kind.view(tokens.shape[0], -1), self.embed)
         for _ in range(self.cycles[0]):
@@ -96,8 +96,10 @@ def check(tensors):
 class Eager:
     """As the fused engine trains: AdamW, clipping, running mean of the weights, halting loss."""
 
-    def __init__(self, tensors, bf16):
+    def __init__(self, tensors, bf16, compiled=False):
         self.net, self.bf16 = Network({name: value.clone() for name, value in tensors.items()}), bf16
+        if compiled:
+            self.net = torch.compile(self.net, fullgraph=True)
         plain = [p for name, p in self.net.named_parameters() if "bias" in name]
         rest = [p for name, p in self.net.named_parameters() if "bias" not in name]
         groups = [{"params": rest, "weight_decay": DECAY}, {"params": plain, "weight_decay": 0.0}]
@@ -108,7 +110,7 @@ class Eager:
         self.h, self.l = tensors["before.H"].clone(), tensors["before.L"].clone()
 
     def step(self):
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(self.inputs.device.type, torch.bfloat16, enabled=self.bf16):
             logits, q, h, l = self.net(self.inputs, self.h, self.l)
         right = (logits.argmax(-1) + 2 == self.labels).all(-1).float()
         loss = F.cross_entropy(logits.view(-1, SIDE), (self.labels - 2).view(-1)) + Q_WEIGHT * F.binary_cross_entropy_with_logits(q, right)
@@ -120,31 +122,44 @@ class Eager:
         self.h, self.l = h.detach(), l.detach()
         return loss
 
+    def wait(self):
+        if self.inputs.is_cuda:
+            torch.cuda.synchronize()
+
     def rate(self, steps):
-        self.step()
+        for _ in range(3):
+            self.step()
+        self.wait()
         begin = time.perf_counter()
         for _ in range(steps):
             loss = self.step()
+        self.wait()
         rate = steps * len(self.inputs) / (time.perf_counter() - begin)
         assert torch.isfinite(loss), loss
         return rate
 
 
 def main():
-    export, binary = sys.argv[1:3]
-    threads, steps, turns = (int(a) for a in (sys.argv[3:6] + ["2", "20", "3"][len(sys.argv) - 3 :]))
+    device, export, binary = sys.argv[1:4]
+    threads, steps, turns = (int(a) for a in (sys.argv[4:7] + ["2", "20", "3"][len(sys.argv) - 4 :]))
     torch.set_num_threads(threads)
-    tensors = load_file(export)
+    gpu = device != "cpu"
+    tensors = {name: value.to(device) for name, value in load_file(export).items()}
     check(tensors)
     eager = {"eager PyTorch, float32": Eager(tensors, False), "eager PyTorch, bf16 autocast": Eager(tensors, True)}
-    rates = {name: [] for name in ["fused engine, float32", *eager]}
+    if gpu:
+        eager["compiled PyTorch, bf16 autocast"] = Eager(tensors, True, compiled=True)
+    own = "fused engine, bf16 products" if gpu else "fused engine, float32"
+    rates = {name: [] for name in [own, *eager]}
+    batch = len(tensors["inputs"])
     for _ in range(turns):
-        ours = subprocess.run([binary, "time", str(threads), str(3 * steps)], check=True, capture_output=True, text=True)
-        rates["fused engine, float32"].append(float(ours.stdout))
+        ours = subprocess.run([binary, "time", str(threads), str(3 * steps), str(batch), device], check=True, capture_output=True, text=True)
+        rates[own].append(float(ours.stdout))
         for name, engine in eager.items():
             rates[name].append(engine.rate(steps))
-    best = max(rates["fused engine, float32"])
-    print(f"PyTorch {torch.__version__}, {threads} threads, batch {len(tensors['inputs'])}, best of {turns} turns\n")
+    best = max(rates[own])
+    where = torch.cuda.get_device_name(device) if gpu else f"{threads} threads"
+    print(f"PyTorch {torch.__version__}, {where}, batch {batch}, best of {turns} turns\n")
     print("| trainer | sample-segments/s | ours is faster by |\n|---|---|---|")
     for name, values in rates.items():
         print(f"| {name} | {max(values):.1f} | {best / max(values):.2f}x |")

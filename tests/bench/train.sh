@@ -1,9 +1,12 @@
 #!/bin/sh
-# Training of the 9x9 model: our fused engine beside eager PyTorch on this CPU, as Markdown. What it needs goes below target/peers.
-# Usage: tests/bench/train.sh [THREADS [STEPS [TURNS]]]
+# Training of the 9x9 model: our fused engine beside PyTorch on this CPU or one GPU, as Markdown. What it needs goes below target/peers.
+# Usage: [DEVICE=cuda:0] [BATCH=128] tests/bench/train.sh [THREADS [STEPS [TURNS]]]
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 target=$root/target/peers
+DEVICE=${DEVICE:-cpu}
+features=
+if [ "$DEVICE" != cpu ]; then features="--features cuda"; fi
 
 if [ -n "${PYTHON:-}" ]; then
     python=$PYTHON
@@ -14,7 +17,7 @@ else
 fi
 cd "$root"
 mkdir -p "$target"
-cargo build --quiet --release -p hrm-train --example train_bench
+cargo build --quiet --release -p hrm-train $features --example train_bench
 binary=${CARGO_TARGET_DIR:-target}/release/examples/train_bench
-"$binary" export "$target/train.safetensors"
-OMP_NUM_THREADS=${1:-2} "$python" tests/bench/train.py "$target/train.safetensors" "$binary" "$@"
+"$binary" export "$target/train.safetensors" "${BATCH:-16}"
+OMP_NUM_THREADS=${1:-2} "$python" tests/bench/train.py "$DEVICE" "$target/train.safetensors" "$binary" "$@"
