@@ -49,7 +49,14 @@ pub fn load(config: &RunConfig) -> anyhow::Result<RunPuzzles> {
     }
     if data.generate.n > 0 {
         let g = &data.generate;
-        let options = GeneratorOptions { size: sudoku.size(), seed: g.seed, hard: g.hard, extra_givens: g.extra_givens, side: Side::Train };
+        let options = GeneratorOptions {
+            size: sudoku.size(),
+            seed: g.seed,
+            hard: g.hard,
+            oddagon: g.oddagon,
+            extra_givens: g.extra_givens,
+            side: Side::Train,
+        };
         let set = generate(&options, g.n).context("data.generate")?;
         classes.extend(vec![None; set.len()]);
         all.extend(&set)?;

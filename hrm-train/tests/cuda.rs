@@ -34,7 +34,8 @@ fn shipped(size: usize) -> AlignedBytes {
 }
 
 fn puzzles(size: usize, n: usize) -> PuzzleSet {
-    let options = GeneratorOptions { size, seed: 43, hard: false, extra_givens: if size < 9 { 4 } else { 0 }, side: Side::Test };
+    let options =
+        GeneratorOptions { size, seed: 43, extra_givens: if size < 9 { 4 } else { 0 }, side: Side::Test, ..GeneratorOptions::default() };
     generate(&options, n).unwrap()
 }
 

@@ -15,7 +15,8 @@ fn model_path(size: usize) -> std::path::PathBuf {
 }
 
 fn puzzles(size: usize, n: usize) -> PuzzleSet {
-    let options = GeneratorOptions { size, seed: 41, hard: false, extra_givens: if size < 9 { 6 } else { 0 }, side: Side::Test };
+    let options =
+        GeneratorOptions { size, seed: 41, extra_givens: if size < 9 { 6 } else { 0 }, side: Side::Test, ..GeneratorOptions::default() };
     generate(&options, n).unwrap()
 }
 

@@ -199,7 +199,7 @@ impl Lab {
         };
         // There are only a few dozen minimal puzzles of size 4.
         let extra_givens = if size == 4 { 6 } else { 0 };
-        let generated = |side, seed| generate(&GeneratorOptions { size, seed, hard: false, extra_givens, side }, args.n);
+        let generated = |side, seed| generate(&GeneratorOptions { size, seed, extra_givens, side, ..GeneratorOptions::default() }, args.n);
         let mut set = args.data.as_deref().map_or_else(|| generated(Side::Test, 77), read)?;
         if let Some(unknown) = args.unknown {
             ensure!((1..=set.sudoku.cells()).contains(&unknown), "--unknown is {unknown}, expected 1 to {}", set.sudoku.cells());

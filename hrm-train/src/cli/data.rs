@@ -43,6 +43,9 @@ pub enum Data {
         /// Search for puzzles that need guesses.
         #[arg(long)]
         hard: bool,
+        /// Puzzles around a trivalue oddagon (three digits with two givens between them), which take the deepest guesses; 9x9 only.
+        #[arg(long, conflicts_with = "hard")]
+        oddagon: bool,
         /// Up to so many givens are added to each minimal puzzle.
         #[arg(long, default_value_t = 0)]
         extra_givens: usize,
@@ -129,13 +132,13 @@ pub fn run(args: Data) -> anyhow::Result<()> {
             csv::write_mazes(&out, &set)?;
             eprintln!("{} mazes of size {size} in {}", set.len(), out.display());
         }
-        Data::Generate { task: TaskArgument::Sudoku, size, n, seed, hard, extra_givens, side, out, .. } => {
+        Data::Generate { task: TaskArgument::Sudoku, size, n, seed, hard, oddagon, extra_givens, side, out, .. } => {
             let side = match side {
                 SideArgument::Any => Side::Any,
                 SideArgument::Train => Side::Train,
                 SideArgument::Test => Side::Test,
             };
-            let set = generate(&GeneratorOptions { size, seed, hard, extra_givens, side }, n)?;
+            let set = generate(&GeneratorOptions { size, seed, hard, oddagon, extra_givens, side }, n)?;
             csv::write(&out, &set)?;
             eprintln!("{} puzzles of size {size} in {}", set.len(), out.display());
         }

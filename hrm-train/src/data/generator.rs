@@ -4,6 +4,8 @@
 //! through the minimal puzzles. A step takes one or two givens away, picks one of the solutions that appear, adds givens until it is the
 //! only one and makes the result minimal again; steps to puzzles that take more guesses are preferred, as in simulated annealing.
 //!
+//! *Oddagon*: [`super::oddagon`].
+//!
 //! **Train and test.** A puzzle's side follows from its class under the full symmetry group alone, by a fixed hash: one class in eight is
 //! test. So puzzles of [`Side::Train`] and [`Side::Test`] are never equivalent, whatever the seeds. For 9x9 the class is that of the solution
 //! grid, so the two sides do not even share a grid; 4x4 has only two grids and 6x6 a few dozen, there it is the class of the puzzle. The
@@ -44,6 +46,8 @@ pub struct GeneratorOptions {
     pub seed: u64,
     /// Whether to search hard puzzles.
     pub hard: bool,
+    /// Puzzles around a trivalue oddagon instead; 9x9 only.
+    pub oddagon: bool,
     /// Up to so many givens are added to a minimal puzzle, the number uniform from 0.
     pub extra_givens: usize,
     /// Train or test classes.
@@ -53,7 +57,7 @@ pub struct GeneratorOptions {
 impl Default for GeneratorOptions {
     /// Plain minimal 9x9 puzzles, seed 0, of all classes.
     fn default() -> Self {
-        Self { size: 9, seed: 0, hard: false, extra_givens: 0, side: Side::Any }
+        Self { size: 9, seed: 0, hard: false, oddagon: false, extra_givens: 0, side: Side::Any }
     }
 }
 
@@ -90,7 +94,7 @@ struct Puzzle {
 /// A generator with its tables.
 pub struct Generator {
     options: GeneratorOptions,
-    solver: Solver,
+    pub(super) solver: Solver,
     canonizer: Option<Canonizer>,
 }
 
@@ -115,6 +119,7 @@ impl Generator {
     /// A size other than 4, 6, 9.
     pub fn new(options: GeneratorOptions) -> Result<Self> {
         let sudoku = Sudoku::new(options.size).with_context(|| format!("size is {}, expected 4, 6 or 9", options.size))?;
+        ensure!(!options.oddagon || options.size == 9 && !options.hard, "oddagons are of size 9 and not of the walk of `hard`");
         let canonizer = (options.side != Side::Any).then(|| Canonizer::new(sudoku));
         Ok(Self { options, solver: Solver::new(sudoku), canonizer })
     }
@@ -126,7 +131,15 @@ impl Generator {
     pub fn generate(&self, n: usize) -> Result<PuzzleSet> {
         let mut set = PuzzleSet::new(self.solver.sudoku());
         let mut seen = HashSet::new();
-        let source = format!("hrm_{0}x{0}_{1}", self.options.size, if self.options.hard { "hard" } else { "minimal" });
+        let source = format!(
+            "hrm_{0}x{0}_{1}",
+            self.options.size,
+            match &self.options {
+                o if o.oddagon => "oddagon",
+                o if o.hard => "hard",
+                _ => "minimal",
+            }
+        );
         let (mut block, mut passed, mut found) = (0u64, 0, 0);
         while set.len() < n {
             // Small runs do not pay for a whole block.
@@ -155,6 +168,13 @@ impl Generator {
     /// The puzzles of one chain, a pure function of seed and number.
     fn chain(&self, chain: u64) -> Vec<Puzzle> {
         let mut rng = generator(self.options.seed, chain);
+        if self.options.oddagon {
+            let mut out = Vec::new();
+            for (input, label) in self.oddagons(&mut rng) {
+                self.emit(&input, &label, &mut rng, &mut out);
+            }
+            return out;
+        }
         let label = self.random_grid(&mut rng);
         let mut input = label.clone();
         self.minimise(&mut input, &label, &mut rng);
@@ -207,7 +227,7 @@ impl Generator {
     }
 
     /// Takes givens away in random order while the solution stays the only one.
-    fn minimise(&self, puzzle: &mut [u8], solution: &[u8], rng: &mut Pcg32) {
+    pub(super) fn minimise(&self, puzzle: &mut [u8], solution: &[u8], rng: &mut Pcg32) {
         let mut givens: Vec<usize> = (0..puzzle.len()).filter(|&c| puzzle[c] > 1).collect();
         shuffle(rng, &mut givens);
         for cell in givens {
@@ -301,7 +321,7 @@ pub fn is_test(canonizer: &Canonizer, sudoku: Sudoku, input: &[u8], label: &[u8]
 }
 
 /// The number of the set bit `i` (from 0) of `mask`, which has more.
-fn nth_bit(mut mask: u16, i: usize) -> u32 {
+pub(super) fn nth_bit(mut mask: u16, i: usize) -> u32 {
     for _ in 0..i {
         mask &= mask - 1;
     }

@@ -9,6 +9,7 @@ pub mod grid;
 pub mod grid_npy;
 pub mod maze;
 pub mod npy;
+mod oddagon;
 pub mod rng;
 mod set;
 pub mod solver;

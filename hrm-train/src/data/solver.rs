@@ -116,6 +116,30 @@ impl Solver {
         self.search_with(puzzle, Some((cell, token)), 1, &mut |mask| mask.trailing_zeros(), &mut |_| {}).solutions > 0
     }
 
+    /// Candidates left by singles that tell something at once: assumed, they lead to a contradiction or to the solution by singles alone. The fewer
+    /// there are, the less a step of trial and error helps; without a solution `u32::MAX`, 1,000 if singles solve the puzzle.
+    #[must_use]
+    pub fn easy_assumptions(&self, puzzle: &[u8]) -> u32 {
+        let Some(mut state) = self.start(puzzle) else { return u32::MAX };
+        if !self.propagate(&mut state) {
+            return u32::MAX;
+        }
+        if state.open == 0 {
+            return 1000;
+        }
+        let mut told = 0;
+        for d in 0..self.sudoku.size() {
+            let mut cells = state.digit[d] & state.open;
+            while cells != 0 {
+                let mut next = state;
+                self.place(&mut next, d, cells.trailing_zeros() as usize);
+                cells &= cells - 1;
+                told += u32::from(!self.propagate(&mut next) || next.open == 0);
+            }
+        }
+        told
+    }
+
     fn start(&self, puzzle: &[u8]) -> Option<State> {
         let mut state = State { digit: [0; MAX_SIZE], open: self.all, dirty: (1 << self.sudoku.size()) - 1 };
         state.digit[..self.sudoku.size()].fill(self.all);

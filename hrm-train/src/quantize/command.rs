@@ -105,7 +105,7 @@ fn calibration(args: &Quantize, model: &FloatModel) -> anyhow::Result<(Vec<u8>, 
     let sudoku = || sudoku_of(model);
     let examples = match (args.data.as_deref(), &model.record) {
         (Some("generated"), _) => {
-            let options = GeneratorOptions { size: sudoku()?.size(), seed: args.seed, hard: false, extra_givens: 0, side: Side::Train };
+            let options = GeneratorOptions { size: sudoku()?.size(), seed: args.seed, side: Side::Train, ..GeneratorOptions::default() };
             Examples::Sudoku(generate(&options, args.puzzles)?)
         }
         (Some(path), _) => match grid {

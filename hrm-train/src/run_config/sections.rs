@@ -102,6 +102,8 @@ pub struct Generate {
     pub seed: u64,
     /// Search for puzzles that need guesses.
     pub hard: bool,
+    /// Puzzles around a trivalue oddagon instead; 9x9 only.
+    pub oddagon: bool,
     /// Up to so many givens are added to a minimal puzzle, the number uniform from 0.
     pub extra_givens: usize,
     /// Mazes: least number of steps of the shortest path.
@@ -112,7 +114,7 @@ pub struct Generate {
 
 impl Default for Generate {
     fn default() -> Self {
-        Self { n: 0, seed: 1, hard: false, extra_givens: 0, shortest: 0, unique: false }
+        Self { n: 0, seed: 1, hard: false, oddagon: false, extra_givens: 0, shortest: 0, unique: false }
     }
 }
 
