@@ -94,7 +94,7 @@ fn the_commands_print_the_same_hashes() {
 #[test]
 fn the_other_models_fit_and_solve() {
     let set = puzzles(9, 8);
-    for (name, kib) in [("tiny", 128), ("wide", 256)] {
+    for (name, kib) in [("tiny", 128), ("wide", 256), ("large", 256)] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../models/sudoku-9x9-{name}.hrm"));
         let model = Model::open(path).unwrap();
         let arena = model.network().required_bytes(Plan::DEVICE);

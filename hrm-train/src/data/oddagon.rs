@@ -21,13 +21,13 @@ const RARE: std::ops::RangeInclusive<u8> = 2..=4;
 /// Grids tried, and choices of the two givens for each.
 const TRIES: usize = 64;
 /// Steps of a walk, those before its first puzzle, those between two of its puzzles.
-const STEPS: usize = 1200;
-const WARM_UP: usize = 400;
-const APART: usize = 12;
+const STEPS: usize = 300;
+const WARM_UP: usize = 60;
+const APART: usize = 8;
 /// Temperature of the walk, in assumptions that tell something.
-const TEMPERATURE: f64 = 2.0;
+const TEMPERATURE: f64 = 3.0;
 /// Most of those in a puzzle that is given.
-const MOST: u32 = 12;
+const MOST: u32 = 30;
 
 impl Generator {
     /// The puzzles of one chain; none if luck is bad.
