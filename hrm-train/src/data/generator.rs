@@ -4,7 +4,7 @@
 //! through the minimal puzzles. A step takes one or two givens away, picks one of the solutions that appear, adds givens until it is the
 //! only one and makes the result minimal again; steps to puzzles that take more guesses are preferred, as in simulated annealing.
 //!
-//! *Oddagon*: [`super::oddagon`].
+//! *Oddagon*: a walk through the minimal puzzles of one grid, with the pattern of the hardest collections in their solution (oddagon.rs).
 //!
 //! **Train and test.** A puzzle's side follows from its class under the full symmetry group alone, by a fixed hash: one class in eight is
 //! test. So puzzles of [`Side::Train`] and [`Side::Test`] are never equivalent, whatever the seeds. For 9x9 the class is that of the solution
