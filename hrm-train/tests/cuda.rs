@@ -4,9 +4,10 @@
 
 #[path = "cuda/host.rs"]
 mod host;
+#[path = "cuda/ptxas.rs"]
+mod ptxas;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use hrm_core::format::{AlignedBytes, Kind, layout::params};
 use hrm_core::rng::{Purpose, Stream};
@@ -291,30 +292,15 @@ const CAPABILITIES: [(i32, i32, usize); 2] = [(8, 0, A100), (9, 0, H100)];
 /// a block of this size can have, or if any is spilled. Needs `HRM_CUDA`, the folder of `cargo xtask test cuda`.
 #[test]
 fn nvrtc_and_ptxas_accept_the_source() {
-    let Some(tools) = std::env::var_os("HRM_CUDA") else {
-        println!("skipped: HRM_CUDA names no folder with NVRTC and ptxas (cargo xtask test cuda fetches them)");
-        return;
-    };
-    let folder = Path::new(&tools).join("ptx");
-    std::fs::create_dir_all(&folder).unwrap();
+    let Some(tools) = ptxas::tools() else { return };
     for size in [4, 6, 9] {
         let file = shipped(size);
         let view = ModelView::new_checked(file.as_slice()).unwrap();
         for (major, minor, shared) in CAPABILITIES {
             let program = Program::new(&view, THREADS, shared).unwrap();
-            let ptx = folder.join(format!("{size}-{major}{minor}.ptx"));
-            std::fs::write(&ptx, compile(&program, (major, minor)).unwrap().to_src()).unwrap();
-            let mut command = Command::new(Path::new(&tools).join("bin/ptxas"));
-            let output =
-                command.arg("-v").arg(format!("-arch=sm_{major}{minor}")).arg(&ptx).arg("-o").arg(ptx.with_extension("cubin")).output();
-            let output = output.unwrap();
-            let text = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{text}");
-            let told: Vec<&str> = text.lines().filter(|l| l.contains("Used ") || l.contains("spill")).map(str::trim).collect();
+            let ptx = compile(&program, (major, minor)).unwrap();
+            let told = ptxas::accept(&tools, &size.to_string(), &ptx, (major, minor), 2);
             println!("{size}x{size}, sm_{major}{minor}, {} bytes of shared memory a block: {told:#?}", program.shared_bytes);
-            // Two kernels, two lines each.
-            assert_eq!(told.len(), 4, "{text}");
-            assert_eq!(told.iter().filter(|l| l.contains("0 bytes spill stores, 0 bytes spill loads")).count(), 2, "{text}");
         }
     }
 }

@@ -4,9 +4,9 @@
 
 #[path = "cuda/train_host.rs"]
 mod host;
+#[path = "cuda/ptxas.rs"]
+mod ptxas;
 
-use std::path::Path;
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use hrm_core::{Config, Mixer, Start};
@@ -247,34 +247,17 @@ fn program(spec: &ModelSpec, engine: Option<FusedEngine>, operand: Operand) -> P
 
 #[test]
 fn nvrtc_and_ptxas_accept_the_source() {
-    let Some(tools) = std::env::var_os("HRM_CUDA") else {
-        println!("skipped: HRM_CUDA names no folder with NVRTC and ptxas (cargo xtask test cuda fetches them)");
-        return;
-    };
-    let folder = Path::new(&tools).join("ptx");
-    std::fs::create_dir_all(&folder).unwrap();
+    let Some(tools) = ptxas::tools() else { return };
     let small = spec(4, true, 48, 96, Start::Random);
     let rounded = rounding(&small, &options(1, Gradient::Segment, Loss::Softmax));
     for (name, program) in [
         ("rounded", program(&small, Some(rounded), Operand::Bf16)),
         ("wide", program(&spec(1, false, 96, 256, Start::Fixed), None, Operand::Bf16)),
     ] {
-        for (major, minor) in [(8, 0), (9, 0)] {
-            let ptx = folder.join(format!("train-{name}-{major}{minor}.ptx"));
-            std::fs::write(&ptx, compile(&program, (major, minor)).unwrap().to_src()).unwrap();
-            let mut command = Command::new(Path::new(&tools).join("bin/ptxas"));
-            let output =
-                command.arg("-v").arg(format!("-arch=sm_{major}{minor}")).arg(&ptx).arg("-o").arg(ptx.with_extension("cubin")).output();
-            let output = output.unwrap();
-            let text = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{text}");
-            let told: Vec<&str> = text.lines().filter(|l| l.contains("Used ") || l.contains("spill")).map(str::trim).collect();
-            println!("{name}, sm_{major}{minor}: {told:#?}");
-            assert_eq!(
-                told.iter().filter(|l| l.contains("0 bytes spill stores, 0 bytes spill loads")).count(),
-                Kernel::ALL.len(),
-                "{text}"
-            );
+        for capability in [(8, 0), (9, 0)] {
+            let ptx = compile(&program, capability).unwrap();
+            let told = ptxas::accept(&tools, &format!("train-{name}"), &ptx, capability, Kernel::ALL.len());
+            println!("{name}, {capability:?}: {told:#?}");
         }
     }
 }

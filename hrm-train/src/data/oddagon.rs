@@ -49,12 +49,15 @@ impl Generator {
             (0..away).for_each(|_| draw(&mut next, true));
             (0..away + step % 3).for_each(|_| draw(&mut next, false));
             // What fails to have one solution gets more givens, up to so many.
-            let mut more = 0;
-            while more < 12 && self.solver.unique(&next).is_none() {
+            let mut one = self.solver.unique(&next).is_some();
+            for _ in 0..12 {
+                if one {
+                    break;
+                }
                 draw(&mut next, false);
-                more += 1;
+                one = self.solver.unique(&next).is_some();
             }
-            if self.solver.unique(&next).is_none() {
+            if !one {
                 continue;
             }
             self.minimise(&mut next, &grid, rng);

@@ -240,7 +240,7 @@ section! {
         /// `fused` (own engine, group-sum only) or `torch` (feature `tch`).
         engine: EngineKind = EngineKind::Fused,
         /// `cpu` or `cuda:N`. With several ranks `cuda`: the GPU of the number that each has on its machine. `fused` needs feature `cuda` for a GPU,
-        /// which then has the training steps and the evaluation, the host the optimizer.
+        /// which then has the network, the optimizer and the evaluation.
         device: String = "cpu".to_owned(),
         /// `f32` or `bf16`. `fused`: f32 on the CPU, bf16 (operands of products; sums, states and weights are f32) on a GPU.
         dtype: Dtype = Dtype::F32,
