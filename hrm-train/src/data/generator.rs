@@ -61,6 +61,18 @@ impl Default for GeneratorOptions {
     }
 }
 
+impl GeneratorOptions {
+    /// Name of the kind of puzzles.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            o if o.oddagon => "oddagon",
+            o if o.hard => "hard",
+            _ => "minimal",
+        }
+    }
+}
+
 /// A hard walk: steps before its first puzzle is given (at least, at most), puzzles, steps at most.
 const WARM_UP: (usize, usize) = (1000, 3000);
 const GIVEN: usize = 40;
@@ -131,15 +143,7 @@ impl Generator {
     pub fn generate(&self, n: usize) -> Result<PuzzleSet> {
         let mut set = PuzzleSet::new(self.solver.sudoku());
         let mut seen = HashSet::new();
-        let source = format!(
-            "hrm_{0}x{0}_{1}",
-            self.options.size,
-            match &self.options {
-                o if o.oddagon => "oddagon",
-                o if o.hard => "hard",
-                _ => "minimal",
-            }
-        );
+        let source = format!("hrm_{0}x{0}_{1}", self.options.size, self.options.kind());
         let (mut block, mut passed, mut found) = (0u64, 0, 0);
         while set.len() < n {
             // Small runs do not pay for a whole block.
@@ -196,12 +200,17 @@ impl Generator {
         for &cell in &open[..extra] {
             input[cell] = label[cell];
         }
-        // A puzzle without a canonical form would be a fault of the generator; push() then tells it.
-        let test = self.canonizer.as_ref().and_then(|c| is_test(c, self.solver.sudoku(), &input, label));
-        if test.is_none_or(|test| test == (self.options.side == Side::Test)) {
+        if self.wanted(&input, label) {
             let rating = self.solver.rate(&input).unwrap_or(0);
             out.push(Puzzle { input, label: label.to_vec(), rating });
         }
+    }
+
+    /// Whether a puzzle is of the side asked for; of size 9 the grid alone decides.
+    pub(super) fn wanted(&self, input: &[u8], label: &[u8]) -> bool {
+        // A puzzle without a canonical form would be a fault of the generator; push() then tells it.
+        let test = self.canonizer.as_ref().and_then(|c| is_test(c, self.solver.sudoku(), input, label));
+        test.is_none_or(|test| test == (self.options.side == Side::Test))
     }
 
     /// A random full grid. Not exactly uniform: digits are tried in random order, then a random symmetry is applied.

@@ -2,8 +2,8 @@
 //! between them, and four boxes in a rectangle in which those digits have almost no place but three cells each, one in every row and column of the
 //! box, turned so that they cannot fill all twelve. In the solution one of the twelve holds another digit, which nothing simpler tells.
 //!
-//! A chain makes such a grid and walks through minimal puzzles with that solution: away from those in which assuming a digit soon shows that it is
-//! wrong, or solves the puzzle.
+//! A chain makes such a grid and walks through minimal puzzles with that solution: towards those in which the twelve cells have hardly any candidate
+//! besides the three digits, singles leave many candidates, and assuming one of them neither shows soon that it is wrong nor solves the puzzle.
 
 use hrm_core::task::Symmetry;
 use rand_pcg::Pcg32;
@@ -20,24 +20,42 @@ const TURNS: [[usize; 3]; 6] = [[0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 2, 1], [2, 
 const RARE: std::ops::RangeInclusive<u8> = 2..=4;
 /// Grids tried, and choices of the two givens for each.
 const TRIES: usize = 64;
-/// Steps of a walk, those before its first puzzle, those between two of its puzzles.
-const STEPS: usize = 300;
-const WARM_UP: usize = 60;
-const APART: usize = 8;
-/// Temperature of the walk, in assumptions that tell something.
+/// Steps of a walk, and those between two of its puzzles.
+const STEPS: usize = 6000;
+const APART: usize = 12;
+/// A walk ends at such a step if its ease is above the second number: most grids never get there.
+const RACE: [(usize, u32); 3] = [(200, 30), (500, 16), (1000, 10)];
+/// Temperature of the walk, in units of ease.
 const TEMPERATURE: f64 = 3.0;
-/// Most of those in a puzzle that is given.
-const MOST: u32 = 30;
+/// Most ease of a puzzle that is given.
+const MOST: u32 = 10;
+/// Candidates that make a puzzle easier by one if two of them are missing, and strangers in the pattern that make it no easier.
+const CANDIDATES: u32 = 170;
+const STRANGERS: u32 = 3;
+
+/// A grid with the pattern.
+struct Oddagon {
+    puzzle: Vec<u8>,
+    grid: Vec<u8>,
+    /// The twelve cells.
+    pattern: u128,
+}
 
 impl Generator {
     /// The puzzles of one chain; none if luck is bad.
     pub(super) fn oddagons(&self, rng: &mut Pcg32) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut out = Vec::new();
-        let Some((mut puzzle, grid)) = (0..TRIES).find_map(|_| self.oddagon(rng)) else { return out };
+        let Some(Oddagon { mut puzzle, grid, pattern }) = (0..TRIES).find_map(|_| self.oddagon(rng)) else { return out };
+        if !self.wanted(&puzzle, &grid) {
+            return out;
+        }
         // Givens of digits that are not rare come and go.
         let common: Vec<usize> = (0..grid.len()).filter(|&c| !RARE.contains(&grid[c])).collect();
-        let (mut worth, mut last) = (self.solver.easy_assumptions(&puzzle), 0);
+        let (mut ease, mut last) = (self.ease(&puzzle, pattern), 0);
         for step in 1..=STEPS {
+            if RACE.iter().any(|&(at, most)| at == step && ease > most) {
+                break;
+            }
             let mut next = puzzle.clone();
             let mut draw = |next: &mut [u8], given: bool| {
                 let cells: Vec<usize> = common.iter().copied().filter(|&c| (next[c] > 1) == given).collect();
@@ -61,10 +79,10 @@ impl Generator {
                 continue;
             }
             self.minimise(&mut next, &grid, rng);
-            let found = self.solver.easy_assumptions(&next);
-            if found <= worth || unit(rng) < ((f64::from(worth) - f64::from(found)) / TEMPERATURE).exp() {
-                (puzzle, worth) = (next, found);
-                if step > WARM_UP && step >= last + APART && worth <= MOST {
+            let found = self.ease(&next, pattern);
+            if found <= ease || unit(rng) < ((f64::from(ease) - f64::from(found)) / TEMPERATURE).exp() {
+                (puzzle, ease) = (next, found);
+                if step >= last + APART && ease <= MOST {
                     last = step;
                     out.push((puzzle.clone(), grid.clone()));
                 }
@@ -81,10 +99,25 @@ impl Generator {
         out
     }
 
-    /// A minimal puzzle with the pattern in its solution, and that solution.
-    fn oddagon(&self, rng: &mut Pcg32) -> Option<(Vec<u8>, Vec<u8>)> {
-        let grid = self.oddagon_grid(rng)?;
-        let outside = |cell: usize| cell / 9 >= 6 || cell % 9 >= 6;
+    /// How far a puzzle is from those of the hardest collections, in which nothing is told by assuming a candidate, singles leave about 170 of them,
+    /// and the pattern has all three digits in all twelve cells and up to three other candidates.
+    fn ease(&self, puzzle: &[u8], pattern: u128) -> u32 {
+        let told = self.solver.easy_assumptions(puzzle);
+        let Some((digits, open)) = self.solver.candidates(puzzle) else { return told };
+        if open == 0 {
+            return told;
+        }
+        let left: u32 = digits.iter().map(|d| (d & open).count_ones()).sum();
+        let strange: u32 =
+            (2u8..).zip(&digits).map(|(token, d)| (if RARE.contains(&token) { !d } else { *d } & pattern).count_ones()).sum();
+        told + CANDIDATES.saturating_sub(left) / 2 + 2 * strange.saturating_sub(STRANGERS)
+    }
+
+    /// A minimal puzzle with the pattern in its solution.
+    fn oddagon(&self, rng: &mut Pcg32) -> Option<Oddagon> {
+        let (grid, pattern) = self.oddagon_grid(rng)?;
+        // There a given takes no candidate from the twelve cells.
+        let outside = |cell: usize| cell / 9 >= 6 && cell % 9 >= 6;
         let mut cells: Vec<usize> = (0..grid.len()).filter(|&c| RARE.contains(&grid[c])).collect();
         for _ in 0..TRIES {
             shuffle(rng, &mut cells);
@@ -94,25 +127,27 @@ impl Generator {
             cells.iter().filter(|&&c| c != first && c != second).for_each(|&c| puzzle[c] = 1);
             if self.solver.unique(&puzzle).is_some() {
                 self.minimise(&mut puzzle, &grid, rng);
-                return Some((puzzle, grid));
+                return Some(Oddagon { puzzle, grid, pattern });
             }
         }
         None
     }
 
-    fn oddagon_grid(&self, rng: &mut Pcg32) -> Option<Vec<u8>> {
+    /// A grid and the cells of its pattern.
+    fn oddagon_grid(&self, rng: &mut Pcg32) -> Option<(Vec<u8>, u128)> {
         let mut turns = [0; 4].map(|_| below(rng, TURNS.len()));
         // An odd number of boxes turned one way: that cannot be filled.
         if turns.iter().filter(|&&t| t >= 3).count() % 2 == 0 {
             turns[3] = (turns[3] + 3) % 6;
         }
         let mut puzzle = vec![1u8; 81];
-        let (guardian, mut of_guardian) = (below(rng, 3), 0);
+        let (guardian, mut of_guardian, mut whole) = (below(rng, 3), 0, 0);
         for (number, (&(top, left), &turn)) in CORNERS.iter().zip(&turns).enumerate() {
             let mut digits: Vec<u8> = RARE.collect();
             shuffle(rng, &mut digits);
             for (row, token) in digits.into_iter().enumerate() {
                 let mut cell = (top + row) * 9 + left + TURNS[turn][row];
+                whole |= 1 << cell;
                 if number == 3 && row == guardian {
                     // This digit stands elsewhere in its box.
                     of_guardian = cell;
@@ -126,7 +161,7 @@ impl Generator {
         let mut grid = Vec::new();
         let mut pick = |mask: u16| super::generator::nth_bit(mask, below(rng, mask.count_ones() as usize));
         self.solver.search_with(&puzzle, None, 1, &mut pick, &mut |solution| grid = solution.to_vec());
-        (!grid.is_empty() && !RARE.contains(&grid[of_guardian])).then_some(grid)
+        (!grid.is_empty() && !RARE.contains(&grid[of_guardian])).then_some((grid, whole))
     }
 }
 

@@ -140,6 +140,12 @@ impl Solver {
         told
     }
 
+    /// What singles leave: the candidates of each digit as bits of the cells, and the cells that are open. None: contradiction.
+    pub(super) fn candidates(&self, puzzle: &[u8]) -> Option<([u128; MAX_SIZE], u128)> {
+        let mut state = self.start(puzzle)?;
+        self.propagate(&mut state).then_some((state.digit, state.open))
+    }
+
     fn start(&self, puzzle: &[u8]) -> Option<State> {
         let mut state = State { digit: [0; MAX_SIZE], open: self.all, dirty: (1 << self.sudoku.size()) - 1 };
         state.digit[..self.sudoku.size()].fill(self.all);
