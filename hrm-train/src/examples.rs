@@ -55,16 +55,24 @@ impl Examples {
         }
     }
 
-    /// What training draws from these examples with a seed.
+    /// What training draws from these examples with a seed; the last `generated` of them are those of `data.generate`.
     ///
     /// # Errors
     /// There are none.
-    pub fn draws(&self, config: &RunConfig, seed: u64) -> anyhow::Result<Draws<'_>> {
+    pub fn draws(&self, config: &RunConfig, generated: usize, seed: u64) -> anyhow::Result<Draws<'_>> {
         let d = &config.data;
         Ok(match self {
             Self::Sudoku(set) => {
                 let SamplerOptions { epochs, .. } = SamplerOptions::default();
-                let options = SamplerOptions { seed, easier: d.easier, easier_first: d.easier_first, symmetries: d.symmetries, epochs };
+                let options = SamplerOptions {
+                    seed,
+                    easier: d.easier,
+                    easier_first: d.easier_first,
+                    symmetries: d.symmetries,
+                    epochs,
+                    last: generated,
+                    times: d.generate.times,
+                };
                 Draws::Sudoku(Sampler::new(set, options)?)
             }
             Self::Grid(set) => Draws::Grid(GridSampler::new(set, seed, d.symmetries)?),
@@ -101,6 +109,8 @@ pub struct RunExamples {
     pub train: Examples,
     /// To choose the checkpoint with.
     pub holdout: Examples,
+    /// How many of those to train on are generated, the last ones; 0 of mazes, which are not told apart.
+    pub generated: usize,
     /// Their numbers and check sum.
     pub record: DataRecord,
 }
@@ -113,11 +123,11 @@ const fn train_side(seed: u64) -> u64 {
 /// Reads and generates the examples of `[data]` and sets the held-out part aside.
 ///
 /// # Errors
-/// As [`puzzles::load`]; a dataset of another size, with other identifiers than `model.identifiers`, or too small for the held-out part.
-pub fn load(config: &RunConfig) -> anyhow::Result<RunExamples> {
+/// As [`puzzles::load`], which `kept` is for; a dataset of another size, with other identifiers than `model.identifiers`, or too small for the held-out part.
+pub fn load(config: &RunConfig, kept: Option<puzzles::Kept<'_>>) -> anyhow::Result<RunExamples> {
     let Some(kind) = config.task.kind.grid() else {
-        let puzzles::RunPuzzles { train, holdout, record } = puzzles::load(config)?;
-        return Ok(RunExamples { train: Examples::Sudoku(train), holdout: Examples::Sudoku(holdout), record });
+        let puzzles::RunPuzzles { train, holdout, generated, record } = puzzles::load(config, kept)?;
+        return Ok(RunExamples { train: Examples::Sudoku(train), holdout: Examples::Sudoku(holdout), generated, record });
     };
     let (size, data) = (config.task.size, &config.data);
     let mut all = GridSet::new(kind, size);
@@ -149,7 +159,7 @@ pub fn load(config: &RunConfig) -> anyhow::Result<RunExamples> {
     }
     let dropped = all.len() - train.len() - holdout.len();
     let record = DataRecord { train: train.len(), holdout: holdout.len(), dropped, crc32: hash.finalize() };
-    Ok(RunExamples { train: Examples::Grid(train), holdout: Examples::Grid(holdout), record })
+    Ok(RunExamples { train: Examples::Grid(train), holdout: Examples::Grid(holdout), generated: 0, record })
 }
 
 /// Mazes of a CSV file, or a split of a folder in the public `.npy` layout, with the number of identifiers.
@@ -180,10 +190,10 @@ mod tests {
             let data = format!("train = ['{here}/a.csv', '{here}/b']\ngenerate = {{ n = 7 }}\nholdout = 6\neasier = 0.0");
             format!("{head}\n[data]\n{data}\n[model]\nfields = false")
         };
-        let run = load(&RunConfig::parse(&text(5), &[]).unwrap()).unwrap();
+        let run = load(&RunConfig::parse(&text(5), &[]).unwrap(), None).unwrap();
         assert_eq!((run.record.train, run.record.holdout, run.record.dropped), (41, 6, 0));
         assert_eq!(run.train.identifiers(), [0; 41]);
-        let error = load(&RunConfig::parse(&text(6), &[]).unwrap()).unwrap_err().to_string();
+        let error = load(&RunConfig::parse(&text(6), &[]).unwrap(), None).unwrap_err().to_string();
         assert!(error.contains("a.csv holds grids of size 5, task.size is 6"), "{error}");
     }
 
@@ -202,13 +212,13 @@ mod tests {
              fields = false\nheads = 2\nprefix = 1\n[train]\nengine = 'torch'",
             folder.path().display()
         );
-        let error = load(&RunConfig::parse(&text, &[]).unwrap()).unwrap_err().to_string();
+        let error = load(&RunConfig::parse(&text, &[]).unwrap(), None).unwrap_err().to_string();
         assert!(error.contains("the data have 7 identifiers, model.identifiers is 1"), "{error}");
         let config = RunConfig::parse(&text, &["model.identifiers=7".to_owned()]).unwrap();
-        let run = load(&config).unwrap();
+        let run = load(&config, None).unwrap();
         // One of four pairs is held out, in all its forms.
         assert_eq!((run.record.train, run.record.holdout, run.record.dropped), (18, 1, 5));
-        let draws = run.train.draws(&config, 3).unwrap();
+        let draws = run.train.draws(&config, 0, 3).unwrap();
         let (mut input, mut label) = ([0; 16], [0; 16]);
         let drawn: std::collections::BTreeSet<usize> = (0..200).map(|k| draws.draw(k, &mut input, &mut label).unwrap()).collect();
         assert_eq!(drawn.into_iter().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);

@@ -24,6 +24,7 @@ use crate::grow;
 use crate::model_file::{DataRecord, FloatModel, TrainingRecord, build_engine};
 use crate::monitor::{Metrics, Progress, Window, write_report};
 use crate::parallel::Group;
+use crate::puzzles::Kept;
 use crate::quantize::float::FloatNet;
 use crate::quantize::weights::NetWeights;
 use crate::quantize::{self, QuantizeOptions};
@@ -114,7 +115,7 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions, group: &Rc<
     let own = group.rows(config.train.batch)?;
     let mut checkpoints = group.settle(if first { open(config, folder, start.resume).map(Some) } else { Ok(None) })?;
     same_config(config, group)?;
-    let puzzles = group.settle(examples::load(config))?;
+    let puzzles = group.settle(examples::load(config, Some(Kept { folder, write: first })))?;
     group.agree("the training data", crc32fast::hash(&serde_json::to_vec(&puzzles.record)?))?;
     if first {
         eprintln!(
@@ -156,7 +157,7 @@ pub fn train(config: &RunConfig, folder: &Path, start: StartOptions, group: &Rc<
     let mut metrics = group.settle(if first { open_metrics(config, folder, run.step).map(Some) } else { Ok(None) })?;
 
     let t = &config.train;
-    let sampler = puzzles.train.draws(config, mix(t.seed ^ mix(SAMPLER)))?;
+    let sampler = puzzles.train.draws(config, puzzles.generated, mix(t.seed ^ mix(SAMPLER)))?;
     let tokens = usize::from(spec.config.tokens);
     let (mut inputs, mut labels) = (vec![0; t.batch * tokens], vec![0; t.batch * tokens]);
     let (mut reset, mut identifiers) = (vec![false; t.batch], vec![0; t.batch]);

@@ -343,7 +343,7 @@ fn held_out(config: &RunConfig, data: &Path) -> Option<PuzzleSet> {
     beside(&mut config.data.train);
     beside(&mut config.data.meta);
     beside(&mut config.data.exclude_meta);
-    let puzzles = crate::puzzles::load(&config).inspect_err(|e| eprintln!("note: no held-out training puzzles: {e:#}")).ok()?;
+    let puzzles = crate::puzzles::load(&config, None).inspect_err(|e| eprintln!("note: no held-out training puzzles: {e:#}")).ok()?;
     (!puzzles.holdout.is_empty()).then_some(puzzles.holdout)
 }
 

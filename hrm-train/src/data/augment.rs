@@ -22,12 +22,16 @@ pub struct SamplerOptions {
     pub symmetries: bool,
     /// Whether every puzzle comes once before any comes again (else each draw is independent).
     pub epochs: bool,
+    /// How many of the last puzzles of the set come `times` times an epoch.
+    pub last: usize,
+    /// That number, 1 or more.
+    pub times: u64,
 }
 
 impl Default for SamplerOptions {
-    /// Seed 0, half of the puzzles made easier at any time, symmetries, whole epochs.
+    /// Seed 0, half of the puzzles made easier at any time, symmetries, whole epochs, every puzzle once an epoch.
     fn default() -> Self {
-        Self { seed: 0, easier: 0.5, easier_first: 0, symmetries: true, epochs: true }
+        Self { seed: 0, easier: 0.5, easier_first: 0, symmetries: true, epochs: true, last: 0, times: 1 }
     }
 }
 
@@ -42,10 +46,11 @@ impl<'a> Sampler<'a> {
     /// A sampler over all puzzles of a set.
     ///
     /// # Errors
-    /// The set is empty, or `easier` is not between 0 and 1.
+    /// The set is empty or has fewer than `last` puzzles, `times` is 0, or `easier` is not between 0 and 1.
     pub fn new(set: &'a PuzzleSet, options: SamplerOptions) -> Result<Self> {
         ensure!(!set.is_empty(), "there are no puzzles to draw from");
         ensure!((0.0..=1.0).contains(&options.easier), "easier is {}, expected a probability from 0 to 1", options.easier);
+        ensure!(options.last <= set.len() && options.times > 0, "{} of {} puzzles {} times", options.last, set.len(), options.times);
         Ok(Self { set, options })
     }
 
@@ -59,11 +64,16 @@ impl<'a> Sampler<'a> {
     /// The puzzle of draw `k`.
     #[must_use]
     pub fn index(&self, k: u64) -> usize {
-        let n = self.set.len() as u64;
-        if self.options.epochs {
-            permuted(self.options.seed, k / n, k % n, n) as usize
+        let SamplerOptions { seed, epochs, last, times, .. } = self.options;
+        let n = self.set.len() as u64 + last as u64 * (times - 1);
+        let drawn = if epochs {
+            permuted(seed, k / n, k % n, n) as usize
         } else {
-            ((u128::from(mix(mix(self.options.seed) ^ !k)) * u128::from(n)) >> 64) as usize
+            ((u128::from(mix(mix(seed) ^ !k)) * u128::from(n)) >> 64) as usize
+        };
+        match drawn.checked_sub(self.set.len()) {
+            Some(again) => self.set.len() - last + again % last,
+            None => drawn,
         }
     }
 
@@ -152,6 +162,18 @@ mod tests {
     }
 
     #[test]
+    fn the_last_puzzles_come_several_times_an_epoch() {
+        let set = some();
+        for epochs in [true, false] {
+            let sampler = Sampler::new(&set, SamplerOptions { last: 3, times: 4, epochs, ..SamplerOptions::default() }).unwrap();
+            let mut count = [0; 23];
+            (0..32_000).for_each(|k| count[sampler.index(k)] += 1);
+            let (once, often) = count.split_at(20);
+            assert!(once.iter().all(|c| (850..1150).contains(c)) && often.iter().all(|c| (3700..4300).contains(c)), "{count:?}");
+        }
+    }
+
+    #[test]
     fn draws_are_right_and_depend_on_seed_and_number_only() {
         let set = some();
         let options = SamplerOptions { seed: 3, ..SamplerOptions::default() };
@@ -203,6 +225,8 @@ mod tests {
         assert!(Sampler::new(&PuzzleSet::new(set.sudoku), SamplerOptions::default()).is_err());
         assert!(Sampler::new(&set, SamplerOptions { easier: 1.5, ..SamplerOptions::default() }).is_err());
         assert!(Sampler::new(&set, SamplerOptions { easier: f64::NAN, ..SamplerOptions::default() }).is_err());
+        assert!(Sampler::new(&set, SamplerOptions { last: 24, ..SamplerOptions::default() }).is_err());
+        assert!(Sampler::new(&set, SamplerOptions { times: 0, ..SamplerOptions::default() }).is_err());
         let sampler = Sampler::new(&set, SamplerOptions::default()).unwrap();
         assert!(matches!(sampler.draw(0, &mut [0; 35], &mut [0; 36]), Err(PuzzleError::Buffer { found: 35, expected: 36 })));
     }

@@ -190,6 +190,16 @@ fn write_with(path: &Path, content: &dyn Fn(&mut dyn Write) -> Result<()>) -> Re
     }
 }
 
+/// The bytes of a gzipped puzzle file.
+///
+/// # Errors
+/// There is no memory for them.
+pub fn to_gzip(set: &PuzzleSet) -> Result<Vec<u8>> {
+    let mut out = GzEncoder::new(Vec::new(), Compression::default());
+    write_to(&mut out, set)?;
+    Ok(out.finish()?)
+}
+
 /// As [`write()`] to a stream, not compressed.
 ///
 /// # Errors

@@ -17,6 +17,7 @@ use crate::evaluate::{Float, evaluate};
 use crate::evaluate_int8::{Int8, kernel};
 use crate::examples::{self, Examples};
 use crate::model_file::FloatModel;
+use crate::puzzles::Kept;
 use crate::run_config::{EngineKind, resolve_threads};
 
 /// Arguments of `hrm-train quantize`.
@@ -112,7 +113,10 @@ fn calibration(args: &Quantize, model: &FloatModel) -> anyhow::Result<(Vec<u8>, 
             Some(kind) => Examples::Grid(examples::read(path.as_ref(), "train", kind)?.0),
             None => Examples::Sudoku(csv::read(path.as_ref())?),
         },
-        (None, Some(record)) => examples::load(&record.config).context("the puzzles the model was trained on (others: --data)")?.train,
+        (None, Some(record)) => {
+            let kept = args.model.is_dir().then_some(Kept { folder: &args.model, write: false });
+            examples::load(&record.config, kept).context("the puzzles the model was trained on (others: --data)")?.train
+        }
         (None, None) => bail!("the model does not say what it was trained on: name training puzzles with --data"),
     };
     let (inputs, tokens) = (examples.tokens().0, usize::from(model.spec.config.tokens));

@@ -100,6 +100,8 @@ pub struct Generate {
     pub n: usize,
     /// Seed of the generator.
     pub seed: u64,
+    /// How often each of them is drawn while a puzzle of the files is drawn once, 1 or more; Sudoku only.
+    pub times: u64,
     /// Search for puzzles that need guesses.
     pub hard: bool,
     /// Puzzles around a trivalue oddagon instead; 9x9 only.
@@ -114,7 +116,7 @@ pub struct Generate {
 
 impl Default for Generate {
     fn default() -> Self {
-        Self { n: 0, seed: 1, hard: false, oddagon: false, extra_givens: 0, shortest: 0, unique: false }
+        Self { n: 0, seed: 1, times: 1, hard: false, oddagon: false, extra_givens: 0, shortest: 0, unique: false }
     }
 }
 

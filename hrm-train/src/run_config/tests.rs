@@ -25,7 +25,7 @@ fn the_documented_text_reads_back_and_documents_every_field() {
 
 #[test]
 fn mistakes_are_named() {
-    let cases: [(&str, &[&str], &[&str]); 24] = [
+    let cases: [(&str, &[&str], &[&str]); 25] = [
         ("[data]\ngenerate = { n = 10 }\n[train]\nlearning_rate = 1", &[], &["learning_rate", "line 4"]),
         ("[trian]\nlr = 1", &[], &["trian", "line 1"]),
         ("[train]\nlr = \"x\"", &[], &["line 2"]),
@@ -49,6 +49,7 @@ fn mistakes_are_named() {
         (MINIMAL, &["train.teacher_share=1.5"], &["train.teacher_share is 1.5"]),
         (MINIMAL, &["train.teacher_segments=0"], &["train.teacher_segments is 0"]),
         (MINIMAL, &["data.easier_first=-1"], &["-1"]),
+        (MINIMAL, &["data.generate={n=10,times=0}"], &["data.generate.times is 0"]),
         ("", &[], &["no training data"]),
     ];
     for (text, overrides, expected) in cases {
@@ -93,9 +94,10 @@ fn grids_have_rows_columns_and_neighbours() {
         let shared = spec.groupings[2..].iter().filter(|g| g.ids[a] == g.ids[b]).count();
         assert_eq!(shared, usize::from(near), "{a} {b}");
     }
-    let refusals: [(&[&str], &str); 7] = [
+    let refusals: [(&[&str], &str); 8] = [
         (&["task.size=65"], "task.size is 65, expected 3 to 64"),
         (&["model.fields=true"], "model.fields is true, expected false"),
+        (&["data.generate={n=10,times=2}"], "data.generate.times is 2, expected 1"),
         (&["data.easier=0.5"], "data.easier is 0.5, expected 0"),
         (&["task.kind=arc"], "data.symmetries is true, expected false with ARC"),
         (&["task.kind=arc", "data.symmetries=false"], "data.generate.n is 10, expected 0"),

@@ -31,6 +31,7 @@ impl RunConfig {
                 ensure!(found == 0.0, "{name} is {found}, expected 0 with task.kind {kind:?}: there are no blanks to fill");
             }
             ensure!(d.meta.0.is_empty(), "data.meta goes with task.kind sudoku, found {kind:?}");
+            ensure!(d.generate.times == 1, "data.generate.times is {}, expected 1 with task.kind {kind:?}", d.generate.times);
             if kind == GridKind::Arc {
                 ensure!(!d.symmetries, "data.symmetries is true, expected false with ARC: its forms have identifiers of their own");
                 ensure!(d.generate.n == 0, "data.generate.n is {}, expected 0: there is no generator of ARC tasks", d.generate.n);
@@ -46,6 +47,7 @@ impl RunConfig {
         number("train.identifier_lr", t.identifier_lr, 0.0, 1e6)?;
         ensure!(d.holdout >= 1, "data.holdout is 0, expected at least 1 puzzle to choose the checkpoint with");
         number("data.easier", d.easier, 0.0, 1.0)?;
+        count("data.generate.times", d.generate.times, 1, 1_000_000)?;
         count("data.easier_first", d.easier_first, 0, 1 << 40)?;
         let mut before = 0.0;
         for (i, stage) in t.depth.iter().enumerate() {
