@@ -105,3 +105,17 @@ fn the_other_models_fit_and_solve() {
         assert!(solved > set.len() / 2, "{name}: {solved} of {}", set.len());
     }
 }
+
+/// Puzzles around a trivalue oddagon, as hard as the collections', of which models that were not trained on such solve few in one pass.
+#[test]
+fn the_large_model_solves_oddagons_in_one_pass() {
+    let set = generate(&GeneratorOptions { oddagon: true, seed: 3, ..GeneratorOptions::default() }, 24).unwrap();
+    let solved = |name: &str| {
+        let model = Model::open(model_path(9).with_file_name(name)).unwrap();
+        let mut options = model.default_options();
+        (options.guesses, options.policy.segments) = (1, 64);
+        (0..set.len()).filter(|&i| model.solve(set.input(i), &options).unwrap().answer.as_deref() == Some(set.label(i))).count()
+    };
+    let (large, wide) = (solved("sudoku-9x9-large.hrm"), solved("sudoku-9x9-wide.hrm"));
+    assert!(large >= 20 && wide <= 12, "{large} and {wide} of {}", set.len());
+}
