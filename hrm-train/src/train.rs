@@ -102,7 +102,7 @@ pub fn position(folder: &Path) -> anyhow::Result<Option<(u64, u64)>> {
     Ok(Some((run.step, run.config.train.steps)))
 }
 
-/// Trains one model in `folder` until its last step, together with the other ranks of `group`. Rank 0 writes `config.toml`, `metrics.jsonl`, a TensorBoard event file, checkpoints, `report.html`, and `model.safetensors` with
+/// Trains one model in `folder` until its last step, together with the other ranks of `group`. Rank 0 writes `config.toml`, `metrics.jsonl`, a TensorBoard event file, generated puzzles, checkpoints, `report.html`, and `model.safetensors` with
 /// `model.json`: the weights that were best on the held-out puzzles so far. Progress goes to stderr.
 ///
 /// # Errors
