@@ -63,15 +63,14 @@ impl Examples {
         let d = &config.data;
         Ok(match self {
             Self::Sudoku(set) => {
-                let SamplerOptions { epochs, .. } = SamplerOptions::default();
                 let options = SamplerOptions {
                     seed,
                     easier: d.easier,
                     easier_first: d.easier_first,
                     symmetries: d.symmetries,
-                    epochs,
                     last: generated,
                     times: d.generate.times,
+                    ..SamplerOptions::default()
                 };
                 Draws::Sudoku(Sampler::new(set, options)?)
             }

@@ -32,7 +32,13 @@ pub struct Kept<'a> {
     pub write: bool,
 }
 
-impl Kept<'_> {
+impl<'a> Kept<'a> {
+    /// Those of a model that is the folder of its run, to read.
+    #[must_use]
+    pub fn of(model: &'a Path) -> Option<Self> {
+        model.is_dir().then_some(Self { folder: model, write: false })
+    }
+
     /// The puzzles of `options`, from the folder if they are there.
     fn generated(self, options: GeneratorOptions, n: usize) -> anyhow::Result<PuzzleSet> {
         let GeneratorOptions { size, seed, extra_givens, .. } = options;

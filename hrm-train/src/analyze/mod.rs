@@ -16,6 +16,7 @@ use crate::data::{GeneratorOptions, PuzzleSet, Side, csv, generate};
 use crate::engine::StartOf;
 use crate::evaluate_int8::Int8;
 use crate::model_file::FloatModel;
+use crate::puzzles::Kept;
 use crate::run_config::{EngineKind, RunConfig, resolve_threads};
 
 mod attractors;
@@ -212,7 +213,7 @@ impl Lab {
         let holdout = match (&args.holdout, &args.data) {
             (Some(path), _) => Some(read(path)?),
             (None, None) => Some(generated(Side::Train, 78)?),
-            (None, Some(data)) => record(args).and_then(|r| held_out(&r, data)),
+            (None, Some(data)) => record(args).and_then(|r| held_out(&r, data, &args.model)),
         };
         Ok(Self {
             subject,
@@ -331,7 +332,7 @@ fn record(args: &Analyze) -> Option<RunConfig> {
 }
 
 /// The training puzzles that were held out, if the files are found under the names of the record in the folder of `data`.
-fn held_out(config: &RunConfig, data: &Path) -> Option<PuzzleSet> {
+fn held_out(config: &RunConfig, data: &Path, model: &Path) -> Option<PuzzleSet> {
     let mut config = config.clone();
     let beside = |paths: &mut crate::run_config::Paths| {
         for p in &mut paths.0 {
@@ -343,7 +344,8 @@ fn held_out(config: &RunConfig, data: &Path) -> Option<PuzzleSet> {
     beside(&mut config.data.train);
     beside(&mut config.data.meta);
     beside(&mut config.data.exclude_meta);
-    let puzzles = crate::puzzles::load(&config, None).inspect_err(|e| eprintln!("note: no held-out training puzzles: {e:#}")).ok()?;
+    let puzzles =
+        crate::puzzles::load(&config, Kept::of(model)).inspect_err(|e| eprintln!("note: no held-out training puzzles: {e:#}")).ok()?;
     (!puzzles.holdout.is_empty()).then_some(puzzles.holdout)
 }
 

@@ -182,9 +182,7 @@ fn write_with(path: &Path, content: &dyn Fn(&mut dyn Write) -> Result<()>) -> Re
     let cannot = || format!("cannot write {}", path.display());
     let mut file = BufWriter::new(File::create(path).with_context(cannot)?);
     if is_gzip(path) {
-        let mut out = GzEncoder::new(file, Compression::default());
-        content(&mut out).with_context(cannot)?;
-        out.finish().and_then(|mut file| file.flush()).with_context(cannot)
+        gzip(file, content).and_then(|mut file| Ok(file.flush()?)).with_context(cannot)
     } else {
         content(&mut file).and_then(|()| Ok(file.flush()?)).with_context(cannot)
     }
@@ -195,8 +193,13 @@ fn write_with(path: &Path, content: &dyn Fn(&mut dyn Write) -> Result<()>) -> Re
 /// # Errors
 /// There is no memory for them.
 pub fn to_gzip(set: &PuzzleSet) -> Result<Vec<u8>> {
-    let mut out = GzEncoder::new(Vec::new(), Compression::default());
-    write_to(&mut out, set)?;
+    gzip(Vec::new(), &|out| write_to(out, set))
+}
+
+/// Writes `content` compressed.
+fn gzip<W: Write>(out: W, content: &dyn Fn(&mut dyn Write) -> Result<()>) -> Result<W> {
+    let mut out = GzEncoder::new(out, Compression::default());
+    content(&mut out)?;
     Ok(out.finish()?)
 }
 

@@ -102,14 +102,14 @@ impl Generator {
     /// How far a puzzle is from those of the hardest collections, in which nothing is told by assuming a candidate, singles leave about 170 of them,
     /// and the pattern has all three digits in all twelve cells and up to three other candidates.
     fn ease(&self, puzzle: &[u8], pattern: u128) -> u32 {
-        let told = self.solver.easy_assumptions(puzzle);
-        let Some((digits, open)) = self.solver.candidates(puzzle) else { return told };
-        if open == 0 {
+        let Some(state) = self.solver.singles(puzzle) else { return u32::MAX };
+        let told = self.solver.easy_assumptions_of(&state);
+        if state.open == 0 {
             return told;
         }
-        let left: u32 = digits.iter().map(|d| (d & open).count_ones()).sum();
+        let left: u32 = state.digit.iter().map(|d| (d & state.open).count_ones()).sum();
         let strange: u32 =
-            (2u8..).zip(&digits).map(|(token, d)| (if RARE.contains(&token) { !d } else { *d } & pattern).count_ones()).sum();
+            (2u8..).zip(&state.digit).map(|(token, d)| (if RARE.contains(&token) { !d } else { *d } & pattern).count_ones()).sum();
         told + CANDIDATES.saturating_sub(left) / 2 + 2 * strange.saturating_sub(STRANGERS)
     }
 

@@ -32,9 +32,10 @@ pub struct Solver {
 
 /// Candidates: bit `c` of `digit[d]` is set while cell `c` may hold digit `d + 1` (or does).
 #[derive(Clone, Copy)]
-struct State {
-    digit: [u128; MAX_SIZE],
-    open: u128,
+pub(super) struct State {
+    pub(super) digit: [u128; MAX_SIZE],
+    /// Cells without a digit.
+    pub(super) open: u128,
     /// Digits whose hidden singles may have changed.
     dirty: u16,
 }
@@ -120,10 +121,11 @@ impl Solver {
     /// there are, the less a step of trial and error helps; without a solution `u32::MAX`, 1,000 if singles solve the puzzle.
     #[must_use]
     pub fn easy_assumptions(&self, puzzle: &[u8]) -> u32 {
-        let Some(mut state) = self.start(puzzle) else { return u32::MAX };
-        if !self.propagate(&mut state) {
-            return u32::MAX;
-        }
+        self.singles(puzzle).map_or(u32::MAX, |state| self.easy_assumptions_of(&state))
+    }
+
+    /// [`Solver::easy_assumptions`] of a puzzle in which singles leave `state`.
+    pub(super) fn easy_assumptions_of(&self, state: &State) -> u32 {
         if state.open == 0 {
             return 1000;
         }
@@ -131,7 +133,7 @@ impl Solver {
         for d in 0..self.sudoku.size() {
             let mut cells = state.digit[d] & state.open;
             while cells != 0 {
-                let mut next = state;
+                let mut next = *state;
                 self.place(&mut next, d, cells.trailing_zeros() as usize);
                 cells &= cells - 1;
                 told += u32::from(!self.propagate(&mut next) || next.open == 0);
@@ -140,10 +142,10 @@ impl Solver {
         told
     }
 
-    /// What singles leave: the candidates of each digit as bits of the cells, and the cells that are open. None: contradiction.
-    pub(super) fn candidates(&self, puzzle: &[u8]) -> Option<([u128; MAX_SIZE], u128)> {
+    /// What singles leave. None: contradiction.
+    pub(super) fn singles(&self, puzzle: &[u8]) -> Option<State> {
         let mut state = self.start(puzzle)?;
-        self.propagate(&mut state).then_some((state.digit, state.open))
+        self.propagate(&mut state).then_some(state)
     }
 
     fn start(&self, puzzle: &[u8]) -> Option<State> {

@@ -114,8 +114,8 @@ fn calibration(args: &Quantize, model: &FloatModel) -> anyhow::Result<(Vec<u8>, 
             None => Examples::Sudoku(csv::read(path.as_ref())?),
         },
         (None, Some(record)) => {
-            let kept = args.model.is_dir().then_some(Kept { folder: &args.model, write: false });
-            examples::load(&record.config, kept).context("the puzzles the model was trained on (others: --data)")?.train
+            let puzzles = examples::load(&record.config, Kept::of(&args.model));
+            puzzles.context("the puzzles the model was trained on (others: --data)")?.train
         }
         (None, None) => bail!("the model does not say what it was trained on: name training puzzles with --data"),
     };
