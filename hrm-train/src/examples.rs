@@ -67,6 +67,7 @@ impl Examples {
                     seed,
                     easier: d.easier,
                     easier_first: d.easier_first,
+                    easier_most: d.easier_most,
                     symmetries: d.symmetries,
                     last: generated,
                     times: d.generate.times,

@@ -18,6 +18,8 @@ pub struct SamplerOptions {
     pub easier: f64,
     /// Draws over which the probability falls in a straight line from 1 to `easier`; 0: it is `easier` from the first.
     pub easier_first: u64,
+    /// How many blanks of such a puzzle are filled at most; 0: all but one.
+    pub easier_most: usize,
     /// Whether each draw gets a random symmetry of the full group.
     pub symmetries: bool,
     /// Whether every puzzle comes once before any comes again (else each draw is independent).
@@ -31,7 +33,7 @@ pub struct SamplerOptions {
 impl Default for SamplerOptions {
     /// Seed 0, half of the puzzles made easier at any time, symmetries, whole epochs, every puzzle once an epoch.
     fn default() -> Self {
-        Self { seed: 0, easier: 0.5, easier_first: 0, symmetries: true, epochs: true, last: 0, times: 1 }
+        Self { seed: 0, easier: 0.5, easier_first: 0, easier_most: 0, symmetries: true, epochs: true, last: 0, times: 1 }
     }
 }
 
@@ -94,7 +96,7 @@ impl<'a> Sampler<'a> {
         let puzzle = &mut puzzle[..expected];
         puzzle.copy_from_slice(self.set.input(i));
         if unit(&mut rng) < self.easier(k) {
-            make_easier(puzzle, self.set.label(i), &mut rng);
+            make_easier(puzzle, self.set.label(i), self.options.easier_most, &mut rng);
         }
         let symmetry = if self.options.symmetries {
             Symmetry::random(&mut || rng.next_u32(), self.set.sudoku)
@@ -107,13 +109,14 @@ impl<'a> Sampler<'a> {
 }
 
 /// Fills some blanks from the solution: of `b` blanks `1..=b - 1`, uniform in number and place (Ren & Liu, data mixing), so one blank or
-/// more stays. A puzzle with one blank or none stays as it is.
-pub fn make_easier(puzzle: &mut [u8], solution: &[u8], rng: &mut Pcg32) {
+/// more stays; with `most` above 0 at most so many. A puzzle with one blank or none stays as it is.
+pub fn make_easier(puzzle: &mut [u8], solution: &[u8], most: usize, rng: &mut Pcg32) {
     let blanks = puzzle.iter().filter(|&&t| t == 1).count();
     if blanks < 2 {
         return;
     }
-    let mut needed = 1 + below(rng, blanks - 1);
+    let most = if most == 0 { blanks - 1 } else { most.min(blanks - 1) };
+    let mut needed = 1 + below(rng, most);
     let mut left = blanks;
     // Selection sampling: each subset of `needed` blanks is equally likely.
     for (token, &answer) in puzzle.iter_mut().zip(solution) {
@@ -253,16 +256,16 @@ mod tests {
         }
 
         #[test]
-        fn easier_puzzles_reveal_some_blanks_and_leave_one(open in 0usize..30, seed: u64) {
+        fn easier_puzzles_reveal_some_blanks_and_leave_one(open in 0usize..30, most in 0usize..40, seed: u64) {
             let solution = vec![5u8; 30];
             let mut puzzle = solution.clone();
             puzzle[..open].fill(1);
-            make_easier(&mut puzzle, &solution, &mut generator(seed, 0));
+            make_easier(&mut puzzle, &solution, most, &mut generator(seed, 0));
             let now = puzzle.iter().filter(|&&t| t == 1).count();
             if open < 2 {
                 prop_assert_eq!(now, open);
             } else {
-                prop_assert!((1..open).contains(&now));
+                prop_assert!((1..open).contains(&now) && (most == 0 || open - now <= most));
             }
             prop_assert!(puzzle[open..].iter().all(|&t| t == 5));
         }

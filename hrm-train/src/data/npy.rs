@@ -81,7 +81,7 @@ impl Grouped {
                 out.set.push(&input, &label, set.ratings[i], &set.sources[i])?;
                 out.groups.push(i as u32);
                 if easier {
-                    make_easier(&mut input, &label, &mut rng);
+                    make_easier(&mut input, &label, 0, &mut rng);
                     out.set.push(&input, &label, set.ratings[i], &set.sources[i])?;
                     out.groups.push(i as u32);
                 }

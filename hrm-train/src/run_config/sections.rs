@@ -189,10 +189,12 @@ section! {
         /// Training puzzles set aside to choose the checkpoint; with `meta`, whole solution classes are set aside; of mazes and ARC one form of
         /// each, and the others are dropped.
         holdout: usize = 512,
-        /// Probability that a puzzle is made easier: 1 to blanks - 1 of its blank cells are filled from the solution; Sudoku only.
+        /// Probability that a puzzle is made easier: 1 to `easier_most` of its blank cells are filled from the solution; Sudoku only.
         easier: f64 = 0.5,
         /// Easier puzzles first: over so many draws that probability falls in a straight line from 1 to `easier`; 0: it never changes.
         easier_first: u64 = 0,
+        /// How many of its blank cells are filled at most; 0: all but one.
+        easier_most: usize = 0,
         /// Draw a random symmetry of the task for every puzzle; not for ARC, whose forms are in the data.
         symmetries: bool = true,
     }

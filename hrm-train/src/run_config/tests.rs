@@ -25,7 +25,7 @@ fn the_documented_text_reads_back_and_documents_every_field() {
 
 #[test]
 fn mistakes_are_named() {
-    let cases: [(&str, &[&str], &[&str]); 25] = [
+    let cases: [(&str, &[&str], &[&str]); 26] = [
         ("[data]\ngenerate = { n = 10 }\n[train]\nlearning_rate = 1", &[], &["learning_rate", "line 4"]),
         ("[trian]\nlr = 1", &[], &["trian", "line 1"]),
         ("[train]\nlr = \"x\"", &[], &["line 2"]),
@@ -49,6 +49,7 @@ fn mistakes_are_named() {
         (MINIMAL, &["train.teacher_share=1.5"], &["train.teacher_share is 1.5"]),
         (MINIMAL, &["train.teacher_segments=0"], &["train.teacher_segments is 0"]),
         (MINIMAL, &["data.easier_first=-1"], &["-1"]),
+        (MINIMAL, &["data.easier_most=81"], &["data.easier_most is 81"]),
         (MINIMAL, &["data.generate={n=10,times=0}"], &["data.generate.times is 0"]),
         ("", &[], &["no training data"]),
     ];

@@ -27,7 +27,9 @@ impl RunConfig {
         );
         ensure!(d.exclude_meta.0.is_empty() || !d.meta.0.is_empty(), "data.exclude_meta needs data.meta, the sidecars of data.train");
         if let Some(kind) = self.task.kind.grid() {
-            for (name, found) in [("data.easier", d.easier), ("data.easier_first", d.easier_first as f64)] {
+            for (name, found) in
+                [("data.easier", d.easier), ("data.easier_first", d.easier_first as f64), ("data.easier_most", d.easier_most as f64)]
+            {
                 ensure!(found == 0.0, "{name} is {found}, expected 0 with task.kind {kind:?}: there are no blanks to fill");
             }
             ensure!(d.meta.0.is_empty(), "data.meta goes with task.kind sudoku, found {kind:?}");
@@ -49,6 +51,7 @@ impl RunConfig {
         number("data.easier", d.easier, 0.0, 1.0)?;
         count("data.generate.times", d.generate.times, 1, 1_000_000)?;
         count("data.easier_first", d.easier_first, 0, 1 << 40)?;
+        count("data.easier_most", d.easier_most as u64, 0, 80)?;
         let mut before = 0.0;
         for (i, stage) in t.depth.iter().enumerate() {
             let DepthStage { until, h_cycles, l_cycles } = *stage;
